@@ -1,0 +1,1 @@
+"""distildet turns any object detector into a small one that is as good as it can be."""

@@ -1,0 +1,76 @@
+"""Every exception that distildet raises on purpose, each with the exit code of the command line.
+
+A message answers where, what was found, what is accepted and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistildetError(Exception):
+    """Root of all errors that are not bugs; the command line prints them without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(DistildetError):
+    """An option or a recipe has a value that cannot be used."""
+
+
+class MissingPartError(DistildetError):
+    """A detector was asked for a part that it does not have."""
+
+
+class ClassMapError(DistildetError):
+    """Class lists that cannot be brought together."""
+
+
+class DataError(DistildetError):
+    """Images or annotations that cannot be used; the message names file and record."""
+
+
+class WeightsError(DistildetError):
+    """Weights that are missing, damaged, or do not belong to this detector."""
+
+
+class StoreError(DistildetError):
+    """A pseudo-label store that does not fit what is asked of it."""
+
+
+class StageError(DistildetError):
+    """A run folder or stage whose content contradicts the recipe."""
+
+
+class MissingExtraError(DistildetError):
+    """An optional dependency is not installed; the message has the pip line."""
+
+
+class ResourceError(DistildetError):
+    """The machine failed (disk full, worker killed); the run can be resumed."""
+
+    exit_code = 3
+
+
+class DivergedError(DistildetError):
+    """Training produced non-finite losses again and again."""
+
+    exit_code = 4
+
+
+class GateError(DistildetError):
+    """The work was done but a required quality was not reached."""
+
+    exit_code = 5
+
+
+def nearest_names(name: str, accepted: Iterable[str]) -> str:
+    """Return a sentence that lists the accepted names and, where one is near, suggests it.
+
+    Args:
+        name: What the user wrote.
+        accepted: All names that would have been right.
+    """
+    names = sorted(accepted)
+    near = difflib.get_close_matches(name, names, n=1)
+    listed = f"Accepted: {', '.join(names)}." if names else "Nothing is accepted here."
+    return f"{listed} Did you mean {near[0]!r}?" if near else listed

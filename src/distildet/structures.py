@@ -1,0 +1,151 @@
+"""The data that crosses borders between layers, with the frame and unit of each field.
+
+Image frame: pixels of the file after EXIF rotation. Batch frame: pixels of the padded batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Origin = Literal["human", "teacher"]
+
+FEATURES_BACKBONE = "features.backbone"
+FEATURES_NECK = "features.neck"
+FEATURES_HEAD = "features.head"
+DENSE = "dense"
+QUERIES = "queries"
+REGIONS = "regions"
+LOSSES = "losses"
+DETECTIONS = "detections"
+
+PARTS = frozenset(
+    {
+        FEATURES_BACKBONE,
+        FEATURES_NECK,
+        FEATURES_HEAD,
+        DENSE,
+        QUERIES,
+        REGIONS,
+        LOSSES,
+        DETECTIONS,
+    }
+)
+"""Vocabulary of what a detector can return, a caller can want, and a loss can need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Images of one step, the same for teacher and student.
+
+    Args:
+        pixels: [b 3 h w], RGB float32 0..1, not normalised, zeros right of and below each image.
+        sizes: [b 2] int64, valid (height, width) of each image inside the padded pixels.
+        image_sizes: [b 2] int64, (height, width) in the image frame.
+        image_to_batch: [b 3 3] float64, homogeneous matrix from image-frame (x, y, 1) to the
+            batch frame; axis-aligned (scale, mirror, shift).
+        image_ids: The sample ids, in the same order.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    image_sizes: Tensor
+    image_to_batch: Tensor
+    image_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """Return the batch with its pixels on a device; the small tensors stay on the CPU."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What one image teaches, in the batch frame.
+
+    Args:
+        boxes: [n 4] float32, xyxy pixels.
+        labels: [n] int64, 0-based.
+        weights: [n] float32, factor of each box in classification and box loss.
+        ignore: [m 4] float32, regions where nothing is said about objects.
+        known_classes: [k] bool, classes that somebody looked for in this image.
+        origin: Who drew the boxes.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    weights: Tensor
+    ignore: Tensor
+    known_classes: Tensor
+    origin: Origin
+
+    def to(self, device: torch.device) -> "Targets":
+        """Return the targets with every tensor on a device."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            labels=self.labels.to(device),
+            weights=self.weights.to(device),
+            ignore=self.ignore.to(device),
+            known_classes=self.known_classes.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Final result for one image, in the image frame, best score first.
+
+    Args:
+        boxes: [n 4] float32, xyxy pixels of the original image.
+        scores: [n] float32, 0..1.
+        labels: [n] int64, 0-based.
+        probs: [n k] float32 class probabilities, or None where the detector has none.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    probs: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of detections."""
+        return len(self.scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensePrediction:
+    """Predictions of a dense head before post-processing, one tensor a pyramid level.
+
+    Args:
+        logits: Per level [b n k], location-major (all priors of a location together).
+        box_codes: Per level [b n 4], in the code of the detector's box coder.
+        priors: Per level [n 4], anchors in xyxy pixels of the batch frame, always float32.
+        activation: How logits become probs.
+    """
+
+    logits: tuple[Tensor, ...]
+    box_codes: tuple[Tensor, ...]
+    priors: tuple[Tensor, ...]
+    activation: Literal["sigmoid", "softmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOutput:
+    """What one forward pass returned; parts that were not wanted are empty or None.
+
+    Args:
+        features: Level name -> [b c h w].
+        dense: Predictions of a dense head.
+        losses: The detector's own training loss, named parts, float32 scalars.
+        detections: One result an image.
+    """
+
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    dense: DensePrediction | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    detections: tuple[Detections, ...] | None = None
