@@ -1,0 +1,1 @@
+"""How good a detector or a set of pseudo-labels is, what it costs, and what it gained."""
