@@ -1,0 +1,274 @@
+"""Reads annotations in the COCO json format."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from distildet.classes import ClassList
+from distildet.data.boxes import BoxRecord, clip_corners, collect_annotations
+from distildet.data.dataset import Dataset, Sample
+from distildet.data.decode import refuse_other_sizes
+from distildet.data.faults import Faults
+from distildet.data.json_file import read_json
+from distildet.data.names import (
+    LEAVES_ROOT,
+    is_inside,
+    is_regular_file,
+    read_list,
+    relative_name,
+    require_folder,
+)
+from distildet.errors import DataError
+
+_Record: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """An image record whose fields are sound."""
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+
+
+def read_coco(
+    images: Path,
+    annotations: Path,
+    *,
+    listed: Path | None = None,
+    root: Path | None = None,
+    strict: bool = False,
+) -> Dataset:
+    """Read images and boxes from a COCO json file.
+
+    Labels follow the order of the category ids. Boxes are clipped to the image; a box that has no
+    area then is left out and noted in `dropped`. An image without annotations is background.
+
+    Args:
+        images: Folder that the file names are relative to.
+        annotations: The json file, with the lists `images`, `annotations` and `categories`.
+        listed: Text file of file names, one a line, that restricts the images.
+        root: What sample ids are relative to; `images` if None.
+        strict: Refuse the file if a box would be left out.
+
+    Returns:
+        Samples in the order of the json file, each with annotations (that may have no boxes).
+
+    Raises:
+        DataError: A file cannot be read, or records are contradictory, incomplete, or name images
+            that are not there; all faults are listed, each kind with its first five records.
+    """
+    require_folder(images)
+    document = _sections(annotations, read_json(annotations))
+    faults = Faults(annotations)
+    class_list, label_by_category = _read_categories(document["categories"], faults)
+    image_by_id = _read_images(document["images"], images, faults)
+    _refuse_dangling(document, label_by_category, faults)
+    boxes_by_image, dropped = _read_boxes(
+        document["annotations"], image_by_id, label_by_category, faults
+    )
+    kept = _restrict(image_by_id, listed, faults)
+    for image in kept.values():
+        if not is_regular_file(image.path):
+            faults.add(f"image files must be in {images}, but are missing", repr(image.name))
+    _refuse_dropped(dropped, faults, strict=strict)
+    faults.raise_if_any()
+    refuse_other_sizes(annotations, {image.path: image.size for image in kept.values()})
+    base = images if root is None else root
+    samples = tuple(
+        Sample(
+            id=relative_name(image.path, base),
+            path=image.path,
+            annotations=collect_annotations(boxes_by_image[image_id]),
+        )
+        for image_id, image in kept.items()
+    )
+    lines = tuple(f"{annotations}: {line}" for line in dropped)
+    return Dataset(samples=samples, classes=class_list, dropped=lines)
+
+
+def _sections(path: Path, document: Any) -> Mapping[str, Sequence[_Record]]:
+    accepted = "A COCO file is an object with the lists 'images', 'annotations' and 'categories'."
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: found a {type(document).__name__} at the top level. {accepted}")
+    for name in ("images", "annotations", "categories"):
+        if not isinstance(document.get(name), list):
+            found = "is missing" if name not in document else "is not a list"
+            raise DataError(f"{path}: {name!r} {found}. {accepted}")
+        for position, record in enumerate(document[name]):
+            if not isinstance(record, dict):
+                raise DataError(f"{path}: {name}[{position}] is {record!r:.80}, not an object.")
+    for name in ("images", "categories"):
+        if not document[name]:
+            raise DataError(f"{path}: {name!r} is an empty list. At least one record is needed.")
+    return document
+
+
+def _take_id(section: str, record: _Record, taken: Mapping[int, Any], faults: Faults) -> int | None:
+    """Return the id of a record, or None after noting why it cannot be used."""
+    record_id = record.get("id")
+    if not isinstance(record_id, int) or isinstance(record_id, bool):
+        faults.add(f"{section}: 'id' must be an integer", f"found {record_id!r:.80}")
+        return None
+    if record_id in taken:
+        faults.add(f"{section}: 'id' must be unique, but occurs again", str(record_id))
+        return None
+    return record_id
+
+
+def _read_categories(
+    records: Sequence[_Record], faults: Faults
+) -> tuple[ClassList, Mapping[int, int]]:
+    name_by_id: dict[int, str] = {}
+    for record in records:
+        category_id = _take_id("categories", record, name_by_id, faults)
+        name = record.get("name")
+        if not isinstance(name, str) or not name.strip():
+            faults.add(
+                "categories: 'name' must be a text that is not empty",
+                f"category {category_id} has {name!r:.80}",
+            )
+        elif name in name_by_id.values():
+            faults.add("categories: 'name' must be unique, but occurs again", repr(name))
+        elif category_id is not None:
+            name_by_id[category_id] = name
+    # Without sound class names nothing below can be judged.
+    faults.raise_if_any()
+    ordered = sorted(name_by_id)
+    class_list = ClassList(tuple(name_by_id[category_id] for category_id in ordered))
+    return class_list, {category_id: label for label, category_id in enumerate(ordered)}
+
+
+def _read_images(records: Sequence[_Record], folder: Path, faults: Faults) -> dict[int, _Image]:
+    image_by_id: dict[int, _Image] = {}
+    names: set[str] = set()
+    for record in records:
+        image_id = _take_id("images", record, image_by_id, faults)
+        name, size = record.get("file_name"), (record.get("height"), record.get("width"))
+        if not isinstance(name, str) or not is_inside(name):
+            faults.add(f"images: {LEAVES_ROOT}", f"image {image_id} has {name!r:.120}")
+        elif Path(name).as_posix() in names:
+            faults.add("images: 'file_name' must be unique, but occurs again", repr(name))
+        elif not all(_is_count(side) for side in size):
+            faults.add(
+                "images: 'height' and 'width' must be whole numbers above 0",
+                f"image {image_id} has {size!r:.80}",
+            )
+        elif image_id is not None:
+            name = Path(name).as_posix()
+            names.add(name)
+            image_by_id[image_id] = _Image(
+                name=name, path=folder / name, size=(int(size[0] or 0), int(size[1] or 0))
+            )
+    return image_by_id
+
+
+def _is_count(value: Any) -> bool:
+    # Some tools write 640.0 for 640.
+    return _is_number(value) and value > 0 and float(value).is_integer()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refuse_dangling(
+    document: Mapping[str, Sequence[_Record]], label_by_category: Mapping[int, int], faults: Faults
+) -> None:
+    """Note annotations whose own id is taken or whose image or category does not exist."""
+    taken: dict[int, None] = {}
+    # By repr, since an id of a wrong type need not be hashable; images noted as faulty count as
+    # declared, or one fault would be told many times.
+    declared = {repr(record.get("id")) for record in document["images"]}
+    for record in document["annotations"]:
+        annotation_id = _take_id("annotations", record, taken, faults)
+        if annotation_id is not None:
+            taken[annotation_id] = None
+        where = f"annotation {annotation_id}"
+        image_id, category_id = record.get("image_id"), record.get("category_id")
+        if repr(image_id) not in declared:
+            faults.add(
+                "annotations: 'image_id' must be the id of an image",
+                f"{where} has {image_id!r:.80}",
+            )
+        if not isinstance(category_id, int) or category_id not in label_by_category:
+            faults.add(
+                "annotations: 'category_id' must be the id of a category",
+                f"{where} has {category_id!r:.80}",
+            )
+
+
+def _read_boxes(
+    records: Sequence[_Record],
+    image_by_id: Mapping[int, _Image],
+    label_by_category: Mapping[int, int],
+    faults: Faults,
+) -> tuple[Mapping[int, list[BoxRecord]], list[str]]:
+    """Return the sound boxes of each image and one line for each box that has no area."""
+    boxes_by_image: dict[int, list[BoxRecord]] = {image_id: [] for image_id in image_by_id}
+    dropped: list[str] = []
+    for record in records:
+        image_id, category_id = record.get("image_id"), record.get("category_id")
+        if not isinstance(image_id, int) or image_id not in image_by_id:
+            continue  # noted above
+        if not isinstance(category_id, int) or category_id not in label_by_category:
+            continue  # noted above
+        bbox, image = record.get("bbox"), image_by_id[image_id]
+        where = f"annotation {record.get('id')!r}"
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+            faults.add(
+                "annotations: 'bbox' must be four numbers, x y width height in pixels",
+                f"{where} has {bbox!r:.120}",
+            )
+            continue
+        x, y, width, height = (_float(number) for number in bbox)
+        corners = clip_corners((x, y, x + width, y + height), image.size)
+        if corners is None:
+            dropped.append(
+                f"{where} (image {image.name!r}): bbox {bbox!r:.120} has no area inside the image "
+                f"of {image.size[1]}x{image.size[0]} pixels"
+            )
+            continue
+        area = record.get("area")
+        given = _float(area) if isinstance(area, int | float) else 0.0
+        boxes_by_image[image_id].append(
+            BoxRecord(
+                corners=corners,
+                label=label_by_category[category_id],
+                area=given if math.isfinite(given) and given > 0 else width * height,
+                crowd=bool(record.get("iscrowd", 0)),
+            )
+        )
+    return boxes_by_image, dropped
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer beyond float64, such as 10**400
+        return math.inf
+
+
+def _restrict(
+    image_by_id: Mapping[int, _Image], listed: Path | None, faults: Faults
+) -> Mapping[int, _Image]:
+    """Return the images that are listed, or all if there is no list."""
+    if listed is None:
+        return image_by_id
+    names = set(read_list(listed))
+    for name in sorted(names - {image.name for image in image_by_id.values()}):
+        faults.add(f"images listed in {listed} must have a record, but are missing", repr(name))
+    return {key: image for key, image in image_by_id.items() if image.name in names}
+
+
+def _refuse_dropped(dropped: Sequence[str], faults: Faults, *, strict: bool) -> None:
+    if strict:
+        for line in dropped:
+            faults.add(
+                "boxes must have an area inside their image; correct them, or read the file "
+                "without strict to leave them out",
+                line,
+            )

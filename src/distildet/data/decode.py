@@ -1,0 +1,186 @@
+"""Decodes image files under one policy.
+
+The header is looked at before any pixel. A damaged file is refused by name, never filled with
+grey. What comes out is 8-bit RGB, turned as EXIF says, the first frame of several:
+
+- 16-bit grey is scaled from 0..65535 to 0..255. 32-bit and float grey have no declared range and
+  are refused.
+- Transparent pixels are composited on black, the colour of the padding.
+- Palette, grey, 1-bit and CMYK become RGB. Colour profiles are not applied.
+"""
+
+import math
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from distildet.data.faults import Faults
+from distildet.errors import DataError
+
+MAX_PIXELS = 2**27
+"""Largest width times height that is decoded: 134 million, 400 MB as RGB."""
+
+# The formats of photographs. Others that Pillow knows run foreign programs (EPS) or are exotic.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NUM_PROBES = 100
+
+
+def probe_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of an image after EXIF rotation, from its header alone.
+
+    Raises:
+        DataError: The file is not a readable image or has more than `MAX_PIXELS` pixels.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (width, height) if _orientation(image) > 4 else (height, width)
+
+
+def decode_image(path: Path) -> Tensor:
+    """Decode an image file.
+
+    Returns:
+        [3 h w] uint8 RGB; the memory may be channels-last.
+
+    Raises:
+        DataError: The file is missing, damaged, no image, of a kind without declared range, or
+            has more than `MAX_PIXELS` pixels; the message names it.
+    """
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        image.load()
+        upright = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        pixels = np.array(_to_rgb(upright, path))  # [h, w, c]
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # [c, h, w]
+
+
+def refuse_other_sizes(source: Path, size_by_path: Mapping[Path, tuple[int, int]]) -> None:
+    """Compare the sizes that an annotation file states with those of the images.
+
+    At most 100 images, spread evenly, are looked at: a wrong convention shows in each of them,
+    and opening all of a large set at every start would take minutes.
+
+    Args:
+        source: The annotation file.
+        size_by_path: For each image the stated (height, width).
+
+    Raises:
+        DataError: A size differs; boxes would be in a wrong place.
+    """
+    faults = Faults(source)
+    step = max(1, math.ceil(len(size_by_path) / _NUM_PROBES))
+    for path, stated in list(size_by_path.items())[::step]:
+        found = probe_size(path)
+        if found != stated:
+            turned = found == stated[::-1]
+            faults.add(
+                "the stated width x height must be those of the image turned as its EXIF tag says; "
+                "correct the annotations"
+                + (", which seem to be for the image as stored" if turned else ""),
+                f"{path.name!r} is {found[1]}x{found[0]}, stated {stated[1]}x{stated[0]}",
+            )
+    faults.raise_if_any()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, header only; whatever fails inside the block becomes an error with a name."""
+    _require_regular_file(path)
+    try:
+        # Pillow warns of large images and odd metadata; the limits here are our own.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                _refuse_large(path, image.size)
+                yield image
+    except (DataError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_large(path, "more")) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: {_describe_content(path)}") from error
+    except Exception as error:
+        # The decoders raise errors of any kind on damaged files.
+        raise DataError(
+            f"{path}: the image is damaged and cannot be decoded ({error}). "
+            "Replace the file or remove it from the data set."
+        ) from error
+
+
+def _require_regular_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DataError(f"{path}: the image cannot be read ({reason}). Check the path.") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            f"{path}: found a folder, pipe or device where an image file is expected. "
+            "Remove it or give the path of a file."
+        )
+
+
+def _refuse_large(path: Path, size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(_too_large(path, f"{size[0]}x{size[1]} = {size[0] * size[1]}"))
+
+
+def _too_large(path: Path, found: str) -> str:
+    return (
+        f"{path}: the image has {found} pixels, accepted are at most {MAX_PIXELS} "
+        "(MAX_PIXELS). Scale it down or cut it into tiles."
+    )
+
+
+def _describe_content(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not start:
+        return "the file is empty. Copy or download it again."
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a Git LFS pointer, not an image. Run `git lfs pull`."
+    if start[:100].lower().startswith((b"<!doctype html", b"<html")):
+        return "the file is an HTML page, not an image. The download probably failed: repeat it."
+    return f"the file is not an image. Accepted formats: {', '.join(_FORMATS)}."
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow has turned TIFF by itself. The method of the base class reads only what stands before
+    # the pixels; that of PNG would decode them to look for a tag behind.
+    if image.format == "TIFF":
+        return 1
+    return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # 257 = 65535 / 255: Pillow's own conversion would clip all above 255 to white.
+        grey = np.rint(np.asarray(image, dtype=np.float32) / 257.0).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise DataError(
+            f"{path}: found 32-bit grey values (Pillow mode {image.mode!r}), which have no "
+            "declared range. Save the image with 8 or 16 bits."
+        )
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        black = Image.new("RGBA", coloured.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, coloured).convert("RGB")
+    return image.convert("RGB")

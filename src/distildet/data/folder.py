@@ -1,0 +1,66 @@
+"""Reads a folder of images that nobody has annotated."""
+
+import os
+from pathlib import Path
+
+from distildet.data.dataset import Dataset, Sample
+from distildet.data.faults import Faults
+from distildet.data.names import is_regular_file, read_list, relative_name, require_folder
+from distildet.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm"}
+)
+"""File name endings taken for images, in lower case; a list may name files of any ending."""
+
+
+def read_folder(images: Path, *, listed: Path | None = None, root: Path | None = None) -> Dataset:
+    """Read the images of a folder and of all folders in it.
+
+    Hidden files and folders (leading dot) are passed over. Links to files are followed, links to
+    folders are not, so that a loop of links ends.
+
+    Args:
+        images: The folder.
+        listed: Text file of file names relative to `images`, one a line. Only these are taken,
+            in the order of the list.
+        root: What sample ids are relative to; `images` if None.
+
+    Returns:
+        Samples without annotations, sorted by name or in the order of the list, without classes.
+
+    Raises:
+        DataError: The folder or the list cannot be read, has no image, or names images that are
+            not there.
+    """
+    require_folder(images)
+    paths = _find_images(images) if listed is None else _find_listed(images, listed)
+    if not paths:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(
+            f"{images}: there is no image in this folder. Accepted file name endings: {endings}."
+        )
+    base = images if root is None else root
+    return Dataset(samples=tuple(Sample(id=relative_name(p, base), path=p) for p in paths))
+
+
+def _find_images(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(place, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(path for path in found if is_regular_file(path))
+
+
+def _find_listed(folder: Path, listed: Path) -> list[Path]:
+    faults = Faults(listed)
+    paths = [folder / name for name in read_list(listed)]
+    for path in paths:
+        if not is_regular_file(path):
+            faults.add(f"listed images must be files in {folder}, but are missing", path.name)
+    faults.raise_if_any()
+    return paths
