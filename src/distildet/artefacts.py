@@ -102,12 +102,21 @@ def new_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
             if path.exists():
-                shutil.rmtree(path)
+                remove_folder(path)
             temporary.rename(path)
             _flush_folder(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a kill in between leaves no half of it under its name."""
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def remove_partial(folder: Path) -> None:

@@ -57,6 +57,19 @@ class DivergedError(DistildetError):
     exit_code = 4
 
 
+class InterruptedRunError(DistildetError):
+    """Somebody stopped the run; it can be continued.
+
+    Args:
+        message: What was kept and how to go on.
+        exit_code: 128 plus the number of the signal.
+    """
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class GateError(DistildetError):
     """The work was done but a required quality was not reached."""
 

@@ -1,0 +1,1 @@
+"""Detectors: one contract, one file a family, bundles on disk."""

@@ -1,0 +1,249 @@
+"""Backbones of timm and torchvision as feature pyramids C2..C5."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from distildet.errors import ConfigError, WeightsError, nearest_names
+
+PYRAMID_STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# Children of torchvision classifiers that come after the feature pyramid.
+_CLASSIFIER_CHILDREN = {
+    "avgpool", "classifier", "fc", "dropout", "flatten", "head", "norm", "permute", "aux1", "aux2",
+    "AuxLogits", "heads",
+}  # fmt: skip
+
+
+class Backbone(nn.Module):
+    """Feature maps of chosen strides.
+
+    Args:
+        body: Network whose forward returns the maps of all chosen levels, finest first.
+        levels: Names of the maps, such as ("C3", "C4").
+        channels: Channels of the maps, in the same order.
+        mean: RGB mean of the images it was trained on.
+        std: RGB standard deviation of these.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        levels: Sequence[str],
+        channels: Sequence[int],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.levels = tuple(levels)
+        self.channels = tuple(channels)
+        self.mean = mean
+        self.std = std
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return level name -> [b c h w] for normalised pixels [b 3 h w]."""
+        return dict(zip(self.levels, self.body(pixels), strict=True))
+
+
+class _Chain(nn.Module):
+    """Blocks in a row; returns the outputs of the chosen ones. Keeps the blocks' own names."""
+
+    def __init__(self, blocks: Sequence[tuple[str, nn.Module]], chosen: Sequence[str]) -> None:
+        super().__init__()
+        for name, block in blocks:
+            self.add_module(name, block)
+        self.chosen = tuple(chosen)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for name, block in self.named_children():
+            x = block(x)
+            if name in self.chosen:
+                maps.append(x)
+        return maps
+
+
+def build_backbone(
+    name: str, *, levels: Sequence[str], pretrained: bool | Path = False
+) -> Backbone:
+    """Build a pyramid backbone.
+
+    Args:
+        name: A timm model, or "torchvision/NAME" for a torchvision classifier.
+        levels: Wanted levels, finest first, of C2 (stride 4) to C5 (stride 32).
+        pretrained: True for the library's ImageNet weights (downloaded by that library), a file
+            of weights, or False for random ones.
+
+    Raises:
+        ConfigError: Unknown name or level, or the network is not a feature pyramid.
+        WeightsError: The weights cannot be had or do not fit.
+    """
+    _check_levels(levels)
+    if name.startswith("torchvision/"):
+        return _torchvision_backbone(name.removeprefix("torchvision/"), levels, pretrained)
+    return _timm_backbone(name.removeprefix("timm/"), levels, pretrained)
+
+
+def _check_levels(levels: Sequence[str]) -> None:
+    for level in levels:
+        if level not in PYRAMID_STRIDES:
+            raise ConfigError(
+                f"backbone_levels has {level!r}. {nearest_names(level, PYRAMID_STRIDES)}"
+            )
+    strides = [PYRAMID_STRIDES[level] for level in levels]
+    if not strides or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        raise ConfigError(
+            f"backbone_levels is {list(levels)}. Accepted: consecutive levels, finest first, "
+            "such as [C3, C4, C5]."
+        )
+
+
+def _timm_backbone(name: str, levels: Sequence[str], pretrained: bool | Path) -> Backbone:
+    if name not in timm.list_models():
+        raise ConfigError(
+            f"Unknown timm backbone {name!r}. {_near(name, timm.list_models())} "
+            "For a torchvision network write torchvision/NAME."
+        )
+    probe = _timm_features(name, pretrained=False)
+    strides, channels = probe.feature_info.reduction(), probe.feature_info.channels()
+    if str(getattr(probe, "output_fmt", None)).endswith("NHWC"):
+        raise _not_a_pyramid(name, "its maps are channels-last (NHWC)")
+    if len(set(strides)) < len(strides):
+        raise _not_a_pyramid(name, f"its maps all have strides {sorted(set(strides))}")
+    indices = [_index_of_stride(name, level, strides) for level in levels]
+    body = _timm_features(name, pretrained=pretrained, out_indices=indices)
+    config = timm.get_pretrained_cfg(name)
+    mean = tuple(config.mean) if config is not None else _IMAGENET_MEAN
+    std = tuple(config.std) if config is not None else _IMAGENET_STD
+    return Backbone(body, levels, [channels[i] for i in indices], mean, std)
+
+
+def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any:
+    if isinstance(pretrained, Path):
+        _check_file(pretrained)
+        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    try:
+        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
+    except Exception as error:
+        # timm raises whatever its model functions raise: for weights a failed download or a
+        # mismatch, otherwise the lack of a feature interface.
+        if pretrained:
+            raise WeightsError(_weights_message(name, pretrained, error)) from error
+        raise _not_a_pyramid(name, str(error)) from error
+
+
+def _index_of_stride(name: str, level: str, strides: Sequence[int]) -> int:
+    if PYRAMID_STRIDES[level] not in strides:
+        raise ConfigError(
+            f"Backbone {name!r} has no level {level} (stride {PYRAMID_STRIDES[level]}). "
+            f"Its strides: {', '.join(map(str, strides))}."
+        )
+    return list(strides).index(PYRAMID_STRIDES[level])
+
+
+def _torchvision_backbone(name: str, levels: Sequence[str], pretrained: bool | Path) -> Backbone:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise ConfigError(f"Unknown torchvision backbone {name!r}. {_near(name, names)}")
+    model = torchvision.models.get_model(name, weights=None)
+    if isinstance(pretrained, Path):
+        _load_into(model, name, pretrained)
+    elif pretrained:
+        try:
+            model = torchvision.models.get_model(name, weights="DEFAULT")
+        except OSError as error:
+            raise WeightsError(_weights_message(name, pretrained, error)) from error
+    blocks = _blocks_in_order(model)
+    stages = _stages(name, blocks)
+    indices = [_index_of_stride(name, level, list(stages)) for level in levels]
+    ends = [list(stages.values())[i] for i in indices]
+    kept = blocks[: ends[-1][0] + 1]
+    body = _Chain(kept, [blocks[index][0] for index, _ in ends])
+    return Backbone(body, levels, [c for _, c in ends], _IMAGENET_MEAN, _IMAGENET_STD)
+
+
+def _blocks_in_order(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    blocks: list[tuple[str, nn.Module]] = []
+    for name, child in model.named_children():
+        if name in _CLASSIFIER_CHILDREN:
+            continue
+        if isinstance(child, nn.Sequential) and name in {"features", "layers", "trunk_output"}:
+            blocks.extend(child.named_children())
+        else:
+            blocks.append((name, child))
+    return blocks
+
+
+@torch.no_grad()
+def _stages(name: str, blocks: Sequence[tuple[str, nn.Module]]) -> dict[int, tuple[int, int]]:
+    """Return stride -> (index of the last block of that stride, its channels)."""
+    side = 128
+    x = torch.zeros(1, 3, side, side)
+    stages: dict[int, tuple[int, int]] = {}
+    for index, (_, block) in enumerate(blocks):
+        was_training = block.training
+        try:
+            x = block.eval()(x)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise _not_a_pyramid(name, f"block {index} failed: {error}") from error
+        finally:
+            block.train(was_training)
+        if x.dim() != 4 or x.shape[2] != x.shape[3]:
+            raise _not_a_pyramid(name, f"block {index} returns shape {list(x.shape)}")
+        stride = round(side / x.shape[2])
+        is_classifier_conv = index == len(blocks) - 1 and _is_pointwise(block)
+        if not is_classifier_conv:
+            stages[stride] = (index, x.shape[1])
+    return stages
+
+
+def _is_pointwise(block: nn.Module) -> bool:
+    convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+    return len(convolutions) == 1 and convolutions[0].kernel_size == (1, 1)
+
+
+def _load_into(model: nn.Module, name: str, path: Path) -> None:
+    _check_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except Exception as error:
+        raise WeightsError(_weights_message(name, path, error)) from error
+    wrong = [key for key in missing if key.split(".")[0] not in _CLASSIFIER_CHILDREN]
+    if wrong or len(unexpected) > len(missing):
+        raise WeightsError(
+            f"{path}: these weights do not belong to torchvision's {name}: {len(wrong)} tensors "
+            f"are missing (such as {wrong[:3]}) and {len(unexpected)} unknown "
+            f"(such as {list(unexpected)[:3]})."
+        )
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file of weights. Give the path of an existing file.")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    return nearest_names(name, names).rpartition(".")[2].strip() or "Nothing is similar."
+
+
+def _not_a_pyramid(name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"Backbone {name!r} is not a pyramid of feature maps: {reason}. Use a network with maps "
+        "of strides 4, 8, 16, 32 in [b c h w], such as resnet18 or mobilenetv2_050."
+    )
+
+
+def _weights_message(name: str, pretrained: bool | Path, error: Exception) -> str:
+    source = f"file {pretrained}" if isinstance(pretrained, Path) else "its library's download"
+    return (
+        f"Backbone {name!r}: weights from {source} could not be loaded ({error}). "
+        "Give `pretrained` the path of a file of this network's weights, or false for none."
+    )

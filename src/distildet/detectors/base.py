@@ -1,0 +1,200 @@
+"""The contract of a detector: a static spec and one forward pass that returns the asked parts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distildet.classes import ClassList
+from distildet.data.decode import decode_image
+from distildet.data.loader import collate
+from distildet.data.transforms import fit_view
+from distildet.errors import DataError, MissingPartError
+from distildet.registry import Registry
+from distildet.structures import DETECTIONS, Detections, DetectorOutput, ImageBatch, Targets
+
+HeadKind = Literal["dense", "query", "region"]
+BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureLevel:
+    """One feature map that a detector can return.
+
+    Args:
+        name: Such as "C4", "P3", "cls.P3".
+        channels: Number of channels.
+        stride: Nominal batch pixels per cell; geometry uses padded size / map size.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSpec:
+    """Static facts of a detector.
+
+    Args:
+        family: Registered name, such as "retinanet".
+        classes: Names of its labels.
+        levels: All feature maps it can return, backbone first.
+        head: Kind of its predictions before post-processing.
+        parts: What forward can return, words of `distildet.structures.PARTS`.
+        image_size: Longer side in pixels at which it was or is to be trained.
+        mean: RGB mean that it subtracts from pixels in 0..1.
+        std: RGB standard deviation that it divides by.
+        licence: Licence of the code that computes it.
+        options: Constructor options that build it again, without weights; JSON values.
+    """
+
+    family: str
+    classes: ClassList
+    levels: tuple[FeatureLevel, ...]
+    head: HeadKind
+    parts: frozenset[str]
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Detector(nn.Module, ABC):
+    """A detector with a spec; every trainable parameter is reached through `forward`.
+
+    Args:
+        spec: Facts of this detector.
+    """
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.has_frozen_batch_norm = False
+
+    @abstractmethod
+    def forward(
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Targets] | None = None,
+        *,
+        want: Iterable[str],
+        given: Mapping[str, Any] | None = None,
+    ) -> DetectorOutput:
+        """Compute the wanted parts in one pass.
+
+        Args:
+            batch: Un-normalised images; the detector normalises for itself.
+            targets: One for each image, batch frame; needed for "losses".
+            want: Words of `distildet.structures.PARTS`.
+            given: What another model produced and this one shall use, by part name.
+
+        Raises:
+            MissingPartError: A wanted part is not in the spec.
+        """
+
+    @abstractmethod
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the backbone, which may have a learning rate of their own."""
+
+    def wanted(self, want: Iterable[str]) -> frozenset[str]:
+        """Return the wanted parts as a set after checking that this detector has them.
+
+        Raises:
+            MissingPartError: A part is not in the spec.
+        """
+        parts = frozenset(want)
+        missing = sorted(parts - self.spec.parts)
+        if missing:
+            raise MissingPartError(
+                f"Detector {self.spec.family!r} cannot return {', '.join(missing)}. "
+                f"It has: {', '.join(sorted(self.spec.parts))}."
+            )
+        return parts
+
+    def normalise(self, batch: ImageBatch) -> Tensor:
+        """Return the pixels [b 3 h w] with this detector's mean and std, padding zero again."""
+        pixels = batch.pixels
+        mean = pixels.new_tensor(self.spec.mean)[None, :, None, None]
+        std = pixels.new_tensor(self.spec.std)[None, :, None, None]
+        sizes = batch.sizes.to(pixels.device)
+        rows = torch.arange(pixels.shape[2], device=pixels.device)[None] < sizes[:, :1]  # [b h]
+        columns = torch.arange(pixels.shape[3], device=pixels.device)[None] < sizes[:, 1:]  # [b w]
+        valid = (rows[:, None, :, None] & columns[:, None, None, :]).to(pixels.dtype)  # [b 1 h w]
+        return (pixels - mean) / std * valid
+
+    def freeze_batch_norm(self) -> None:
+        """Keep BatchNorm in eval mode from now on and stop training its scale and shift."""
+        self.has_frozen_batch_norm = True
+        for module in self.modules():
+            if isinstance(module, BatchNorms):
+                module.requires_grad_(requires_grad=False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Detector":  # noqa: FBT001, FBT002 - torch's signature
+        """Set training mode; frozen BatchNorm stays in eval mode."""
+        super().train(mode)
+        if self.has_frozen_batch_norm:
+            for module in self.modules():
+                if isinstance(module, BatchNorms):
+                    module.eval()
+        return self
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Sequence[Path | str | NDArray[Any] | Tensor],
+        *,
+        batch_size: int = 8,
+    ) -> list[Detections]:
+        """Detect objects in images of any size.
+
+        Args:
+            images: Files, arrays [h w 3] uint8 RGB, or tensors [3 h w] (uint8, or float 0..1).
+            batch_size: Images that go through the network together.
+
+        Returns:
+            One result an image, boxes in pixels of that image.
+
+        Raises:
+            DataError: A file cannot be decoded, or an array is not an RGB image.
+        """
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        results: list[Detections] = []
+        try:
+            for start in range(0, len(images), batch_size):
+                chunk = images[start : start + batch_size]
+                views = [fit_view(_pixels_of(image), self.spec.image_size) for image in chunk]
+                batch = collate(views, [str(start + i) for i in range(len(views))]).to(device)
+                detections = self(batch, want={DETECTIONS}).detections
+                results.extend(detections)
+        finally:
+            self.train(was_training)
+        return results
+
+
+def _pixels_of(image: Path | str | NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(image, (str, Path)):
+        return decode_image(Path(image))
+    if isinstance(image, Tensor):
+        pixels = (image * 255).round().to(torch.uint8) if image.is_floating_point() else image
+    else:
+        pixels = torch.from_numpy(image).movedim(-1, 0)
+    if pixels.dim() != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8:
+        raise DataError(
+            f"predict() was given a {type(image).__name__} of shape {list(image.shape)} and type "
+            f"{image.dtype}. Accepted: arrays [height, width, 3] of uint8 in RGB, and tensors "
+            "[3, height, width] of uint8 or of floats from 0 to 1."
+        )
+    return pixels
+
+
+DETECTORS: Registry[Detector] = Registry("detector")

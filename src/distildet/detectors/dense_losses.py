@@ -1,0 +1,118 @@
+"""Training losses of anchor heads, for targets with weights, ignore regions and unknown classes.
+
+Equal to torchvision's RetinaNet losses when every weight is 1, nothing is ignored and all classes
+are known.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+
+from distildet.structures import DensePrediction, Targets
+
+BoxLoss = Literal["l1", "giou"]
+BACKGROUND = Matcher.BELOW_LOW_THRESHOLD
+LEFT_OUT = Matcher.BETWEEN_THRESHOLDS
+
+
+def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor:
+    """Assign each anchor to a target box, to background, or to nothing.
+
+    An anchor is left out where its best overlap lies between the thresholds, and where it would
+    be background but an ignore region would have claimed it by the same rule.
+
+    Args:
+        anchors: [n 4] xyxy, batch frame.
+        targets: Of one image.
+        matcher: torchvision's IoU matcher.
+
+    Returns:
+        [n] int64: index of the box, BACKGROUND, or LEFT_OUT.
+    """
+    matched = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.int64)
+    if len(targets.boxes):
+        matched = matcher(box_iou(targets.boxes, anchors))
+    if len(targets.ignore):
+        claimed = matcher(box_iou(targets.ignore, anchors)) != BACKGROUND
+        matched = torch.where(claimed & (matched == BACKGROUND), LEFT_OUT, matched)
+    return matched
+
+
+def dense_losses(
+    prediction: DensePrediction,
+    targets: Sequence[Targets],
+    *,
+    matcher: Matcher,
+    box_coder: BoxCoder,
+    box_loss: BoxLoss,
+) -> dict[str, Tensor]:
+    """Compute focal classification loss and box loss of a sigmoid anchor head.
+
+    Normaliser: each image's sums are divided by its number of foreground anchors (at least 1),
+    then averaged over images. A box's weight multiplies the terms of its anchors but not the
+    normaliser. Classes that nobody looked for add nothing.
+
+    Args:
+        prediction: Of a batch; sigmoid activation.
+        targets: One an image, batch frame.
+        matcher: torchvision's IoU matcher.
+        box_coder: Codes boxes relative to anchors.
+        box_loss: "l1" on codes, or "giou" on decoded boxes.
+
+    Returns:
+        "classification" and "box": float32 scalars with gradient, 0 for the box loss without
+        foreground.
+    """
+    logits = torch.cat(prediction.logits, dim=1).float()  # [b n k]
+    codes = torch.cat(prediction.box_codes, dim=1).float()  # [b n 4]
+    anchors = torch.cat(prediction.priors)  # [n 4]
+    classification, box = logits.new_zeros(()), codes.new_zeros(())
+    for i, target in enumerate(targets):
+        matched = match_anchors(anchors, target, matcher)
+        foreground = torch.where(matched >= 0)[0]
+        boxes_of = matched[foreground]
+        normaliser = max(1, len(foreground))
+        classification = (
+            classification
+            + _classification_sum(logits[i], matched, foreground, boxes_of, target) / normaliser
+        )
+        box = (
+            box
+            + _box_sum(codes[i, foreground], anchors[foreground], boxes_of, target, box_coder, box_loss)
+            / normaliser
+        )
+    return {"classification": classification / len(targets), "box": box / len(targets)}
+
+
+def _classification_sum(
+    logits: Tensor, matched: Tensor, foreground: Tensor, boxes_of: Tensor, target: Targets
+) -> Tensor:
+    wanted = torch.zeros_like(logits)
+    wanted[foreground, target.labels[boxes_of]] = 1.0
+    weights = (matched != LEFT_OUT).to(logits.dtype)
+    weights[foreground] = target.weights[boxes_of]
+    loss = sigmoid_focal_loss(logits, wanted)  # [n k]
+    known = target.known_classes.to(logits.dtype)
+    return (loss * weights[:, None] * known).sum()
+
+
+def _box_sum(
+    codes: Tensor,
+    anchors: Tensor,
+    boxes_of: Tensor,
+    target: Targets,
+    box_coder: BoxCoder,
+    box_loss: BoxLoss,
+) -> Tensor:
+    boxes = target.boxes[boxes_of]
+    weights = target.weights[boxes_of]
+    if box_loss == "l1":
+        loss = F.l1_loss(codes, box_coder.encode_single(boxes, anchors), reduction="none").sum(1)
+    else:
+        loss = generalized_box_iou_loss(box_coder.decode_single(codes, anchors), boxes)
+    return (loss * weights).sum()

@@ -1,0 +1,1 @@
+"""Training: what is computed in a step, and the one loop that steps."""

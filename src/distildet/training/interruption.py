@@ -1,0 +1,49 @@
+"""SIGINT and SIGTERM: the first is remembered until a checkpoint is written."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from distildet.errors import InterruptedRunError
+
+
+class Interruption:
+    """Whether somebody asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def request(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; a second SIGINT stops at once."""
+        if self.signal is not None and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        self.signal = signal.Signals(number)
+
+    def raise_if_requested(self) -> None:
+        """Stop here if somebody asked for it.
+
+        Raises:
+            InterruptedRunError: A signal has arrived.
+        """
+        if self.signal is not None:
+            raise InterruptedRunError(
+                f"Stopped by {self.signal.name}. Everything finished is on disk; the same command "
+                "goes on from there.",
+                exit_code=128 + self.signal,
+            )
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it."""
+    interruption = Interruption()
+    former = {
+        number: signal.signal(number, interruption.request)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield interruption
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,269 @@
+"""The training loop: one for every stage, resumable to the bit on CPU."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distildet import artefacts
+from distildet.detectors.base import Detector
+from distildet.errors import DivergedError, StageError
+from distildet.structures import ImageBatch, Targets
+from distildet.training.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from distildet.training.ema import Ema
+from distildet.training.interruption import Interruption
+from distildet.training.metrics_log import MetricsLog
+from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
+from distildet.training.rejected_batch import save_rejected_batch
+from distildet.training.settings import TrainSettings
+from distildet.training.task import StepLosses, Task, split_batch
+
+Batches = Callable[[int, int], Iterator[tuple[ImageBatch, tuple[Targets, ...]]]]
+Evaluate = Callable[[Detector], Mapping[str, float | None]]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+MAX_REJECTED_IN_A_ROW = 10
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass
+class _Counters:
+    """What a checkpoint remembers beside tensors."""
+
+    rejected: int = 0
+    rejected_in_a_row: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    best_step: int | None = None
+    best_ap: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished stage gives.
+
+    Args:
+        detector: The student with averaged weights, in eval mode.
+        seconds: Wall time of all sessions that trained it.
+        rejected: Steps left out because of a non-finite loss or gradient.
+        warnings: Lines for the user, such as damaged checkpoints that were skipped.
+    """
+
+    detector: Detector
+    seconds: float
+    rejected: int
+    warnings: tuple[str, ...]
+
+
+class Trainer:
+    """Trains a task through one stage, from scratch or from its newest checkpoint.
+
+    Args:
+        task: Student and losses, on the CPU or already on the device.
+        settings: Of the stage.
+        folder: Of the stage; `checkpoints/` and `metrics.jsonl` are written there.
+        batches: Gives the batches of steps start..stop-1; a pure function of these numbers.
+        evaluate: Measures a detector on the validation images; None where there are none.
+        device: Where to compute.
+        interruption: Asked after every step.
+        progress: Told finished steps, all steps, and the latest losses.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainSettings,
+        folder: Path,
+        *,
+        batches: Batches,
+        evaluate: Evaluate | None,
+        device: torch.device,
+        interruption: Interruption,
+        progress: Progress,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.batches = batches
+        self.evaluate = evaluate
+        self.device = device
+        self.interruption = interruption
+        self.progress = progress
+        # Convolutions are faster in this layout, on CPU and GPU.
+        self.task = task.to(device).to(memory_format=torch.channels_last)
+        self.task.train()
+        if settings.batch_norm == "frozen":
+            task.student.freeze_batch_norm()
+        self.optimizer = build_optimizer(task.student, settings)
+        self.ema = Ema(task.student, settings.ema)
+        self.counters = _Counters(settings=settings.as_json())
+        self.log = MetricsLog(folder / "metrics.jsonl")
+
+    def run(self) -> TrainResult:
+        """Train to the end of the stage.
+
+        Raises:
+            DivergedError: Ten steps in a row had a non-finite loss or gradient.
+            StageError: The folder holds a stage with other settings.
+            InterruptedRunError: A signal arrived; a checkpoint was written.
+        """
+        start, warnings = self._restore()
+        started = time.monotonic() - self.counters.seconds
+        evaluation_steps = self.settings.evaluation_steps()
+        for step, (batch, targets) in enumerate(
+            self.batches(start, self.settings.steps), start=start
+        ):
+            self._step(step, batch, targets)
+            finished = step + 1
+            is_evaluated = finished in evaluation_steps and self.evaluate is not None
+            if is_evaluated:
+                self._evaluate(finished)
+            self.counters.seconds = time.monotonic() - started
+            is_asked_to_stop = self.interruption.signal is not None
+            if (
+                is_evaluated
+                or is_asked_to_stop
+                or finished % self.settings.checkpoint_every == 0
+                or finished == self.settings.steps
+            ):
+                self._save(finished)
+            self.interruption.raise_if_requested()
+        return TrainResult(
+            detector=self.ema.detector,
+            seconds=self.counters.seconds,
+            rejected=self.counters.rejected,
+            warnings=tuple(warnings),
+        )
+
+    def _step(self, step: int, batch: ImageBatch, targets: Sequence[Targets]) -> None:
+        seed_everything(self.settings.seed, self.settings.stage, step)
+        rate = learning_rate(step, self.settings)
+        set_learning_rate(self.optimizer, rate)
+        buffers = [buffer.clone() for buffer in self.task.buffers()]
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self._backward(batch, targets)
+        norm = self._gradient_norm()
+        values = {name: float(value) for name, value in parts.items()}
+        values |= {"loss": sum(values.values()), "gradient_norm": float(norm)}
+        if not all(np.isfinite(value) for value in values.values()):
+            self._reject(step, batch, targets, buffers)
+            return
+        self.counters.rejected_in_a_row = 0
+        self.optimizer.step()
+        self.ema.update(self.counters.updates)
+        self.counters.updates += 1
+        if step % max(1, self.settings.steps // 1000) == 0 or step + 1 == self.settings.steps:
+            self.log.append({"step": step + 1, **values, "lr": rate})
+        self.progress(step + 1, self.settings.steps, values)
+
+    def _backward(self, batch: ImageBatch, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for piece, piece_targets in split_batch(batch, targets, self.settings.accumulate):
+            on_device = piece.to(self.device)
+            losses: StepLosses = self.task(
+                on_device, [target.to(self.device) for target in piece_targets]
+            )
+            share = len(piece) / len(batch)
+            (losses.total * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.parts.items():
+                parts[name] = parts.get(name, torch.zeros((), device=value.device)) + (
+                    value.detach() * share
+                )
+        return parts
+
+    def _gradient_norm(self) -> Tensor:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = self.settings.clip or float("inf")
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def _reject(
+        self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]
+    ) -> None:
+        """Leave weights, buffers and average as they were before the step, and keep the batch."""
+        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        path = self.folder / "rejected" / f"step-{step:06d}"
+        save_rejected_batch(path, batch, targets)
+        self.counters.rejected += 1
+        self.counters.rejected_in_a_row += 1
+        self.log.append({"step": step + 1, "rejected": list(batch.image_ids)})
+        if self.counters.rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
+            raise DivergedError(
+                f"{self.folder}: the loss or its gradient was not finite in "
+                f"{MAX_REJECTED_IN_A_ROW} steps in a row, the last being step {step}. The last "
+                f"good checkpoint is in {self.folder / 'checkpoints'}, the batches are in "
+                f"{path.parent}. Lower the learning rate or look at the images named there."
+            )
+
+    def _evaluate(self, finished: int) -> None:
+        if self.evaluate is None:
+            return
+        metrics = self.evaluate(self.ema.detector)
+        self.log.append({"step": finished, **metrics})
+        ap = metrics.get("AP")
+        if ap is not None and (self.counters.best_ap is None or ap > self.counters.best_ap):
+            self.counters.best_ap, self.counters.best_step = ap, finished
+            save_checkpoint(self.folder / "checkpoints", "best", self._checkpoint(finished))
+
+    def _checkpoint(self, finished: int) -> Checkpoint:
+        return Checkpoint(
+            step=finished,
+            tensors={
+                "model": self.task.state_dict(),
+                "ema": self.ema.detector.state_dict(),
+                "optimizer": optimizer_tensors(self.optimizer),
+            },
+            state=vars(self.counters),
+        )
+
+    def _save(self, finished: int) -> None:
+        folder = self.folder / "checkpoints"
+        save_checkpoint(folder, f"step-{finished:06d}", self._checkpoint(finished))
+        for outdated in sorted(folder.glob("step-*"))[:-KEPT_CHECKPOINTS]:
+            artefacts.remove_folder(outdated)
+
+    def _restore(self) -> tuple[int, list[str]]:
+        checkpoint, warnings = newest_checkpoint(self.folder / "checkpoints")
+        if checkpoint is None:
+            self.log.keep_until(0)
+            return 0, warnings
+        counters = _Counters(**checkpoint.state)
+        if counters.settings != self.settings.as_json():
+            raise StageError(_changed_settings(self.folder, counters.settings, self.settings))
+        self.counters = counters
+        self.task.load_state_dict(dict(checkpoint.tensors["model"]))
+        self.ema.detector.load_state_dict(dict(checkpoint.tensors["ema"]))
+        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
+        self.log.keep_until(checkpoint.step)
+        return checkpoint.step, warnings
+
+
+def seed_everything(seed: int, stage: str, step: int) -> None:
+    """Seed this process's generators for one step, as a pure function of the arguments."""
+    number = int(artefacts.fingerprint_json([seed, stage, step])[:15], 16)
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002 - foreign code draws from the global generator
+
+
+def _changed_settings(folder: Path, old: Mapping[str, Any], new: TrainSettings) -> str:
+    changes = [
+        f"{name} was {old.get(name)!r} and is {value!r}"
+        for name, value in new.as_json().items()
+        if old.get(name) != value
+    ]
+    return (
+        f"{folder}: the stage was begun with other settings: {'; '.join(changes)}. "
+        "Put them back, choose another --out, or delete this folder."
+    )

@@ -1,0 +1,58 @@
+"""Settings of one training stage, as the loop needs them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+OptimizerName = Literal["adamw", "sgd"]
+Decay = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How one stage trains.
+
+    Args:
+        seed: Of the run.
+        stage: Name of the stage; its random numbers depend on it.
+        steps: Optimiser steps, at least 1.
+        accumulate: Micro-batches that a batch is split into.
+        optimizer: "adamw" or "sgd".
+        lr: Peak learning rate.
+        backbone_lr_factor: The backbone's rate is lr times this.
+        weight_decay: Of weights with two or more axes; biases and norms have none.
+        momentum: Of SGD.
+        warmup: Fraction of the stage in which the rate rises linearly from 0.
+        decay: Course of the rate after the warm-up.
+        ema: Decay of the moving average of the weights per step; 0 switches it off.
+        clip: Largest gradient norm; 0 switches clipping off.
+        batch_norm: "frozen" keeps BatchNorm in eval mode.
+        evaluations: How often the student is evaluated, evenly spread, the last at the end.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    seed: int
+    stage: str
+    steps: int
+    accumulate: int = 1
+    optimizer: OptimizerName = "adamw"
+    lr: float = 1e-3
+    backbone_lr_factor: float = 1.0
+    weight_decay: float = 0.02
+    momentum: float = 0.9
+    warmup: float = 0.1
+    decay: Decay = "cosine"
+    ema: float = 0.998
+    clip: float = 10.0
+    batch_norm: Literal["train", "frozen"] = "train"
+    evaluations: int = 4
+    checkpoint_every: int = 200
+
+    def evaluation_steps(self) -> frozenset[int]:
+        """Return the numbers of finished steps after which the student is evaluated."""
+        return frozenset(
+            round(self.steps * (i + 1) / self.evaluations) for i in range(self.evaluations)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)

@@ -1,0 +1,173 @@
+"""Oracle: torchvision's stock RetinaNet with equal weights, fed the same padded images."""
+
+import pytest
+import torch
+from torchvision.models.detection import RetinaNet as StockRetinaNet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import resnet18
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from distildet.classes import ClassList
+from distildet.detectors.retinanet import RetinaNet
+from distildet.errors import ConfigError, MissingPartError
+from distildet.structures import DETECTIONS, LOSSES, ImageBatch, Targets
+
+NUM_CLASSES = 7
+SIZES = [(90, 210), (128, 128), (60, 100), (100, 64)]
+
+
+def make_pair(box_loss="l1"):
+    torch.manual_seed(0)
+    body = resnet18(weights=None)
+    names = {"layer2": "0", "layer3": "1", "layer4": "2"}
+    backbone = BackboneWithFPN(body, names, [128, 256, 512], 256, LastLevelP6P7(512, 256))
+    stock = StockRetinaNet(backbone, NUM_CLASSES, _skip_resize=True)
+    stock.head.regression_head._loss_type = box_loss
+    # Untrained logits all lie near the prior; spread them so that detections survive.
+    torch.nn.init.normal_(stock.head.classification_head.cls_logits.weight, std=0.2)
+    torch.nn.init.normal_(stock.head.regression_head.bbox_reg.weight, std=0.05)
+    ours = RetinaNet(
+        ClassList(tuple("abcdefg")),
+        backbone="torchvision/resnet18",
+        extra_levels_from="backbone",
+        box_loss=box_loss,
+    )
+    state = {
+        name.replace("backbone.fpn", "neck.fpn"): value
+        for name, value in stock.state_dict().items()
+    }
+    ours.load_state_dict(state)
+    return stock, ours
+
+
+def make_inputs():
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, h, w, generator=generator) for h, w in SIZES]
+    targets = []
+    for (h, w), count in zip(SIZES, [3, 1, 0, 6], strict=True):
+        corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([w / 2, h / 2])
+        low = corners[:, 0]
+        boxes = torch.cat([low, low + corners[:, 1] + 4], dim=1)
+        labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+        targets.append({"boxes": boxes, "labels": labels})
+    return images, targets
+
+
+def as_batch(images):
+    pixels = torch.zeros(len(images), 3, 128, 224)
+    for i, image in enumerate(images):
+        pixels[i, :, : image.shape[1], : image.shape[2]] = image
+    sizes = torch.tensor(SIZES)
+    return ImageBatch(
+        pixels=pixels,
+        sizes=sizes,
+        image_sizes=sizes,
+        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(images), 1, 1),
+        image_ids=tuple(str(i) for i in range(len(images))),
+    )
+
+
+def as_targets(targets, **changes):
+    return [
+        Targets(
+            **{
+                "boxes": t["boxes"],
+                "labels": t["labels"],
+                "weights": torch.ones(len(t["labels"])),
+                "ignore": torch.zeros(0, 4),
+                "known_classes": torch.ones(NUM_CLASSES, dtype=torch.bool),
+                "origin": "human",
+                **changes,
+            }
+        )
+        for t in targets
+    ]
+
+
+@pytest.mark.parametrize("box_loss", ["l1", "giou"])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_losses_equal_the_stock_model(box_loss, is_training):
+    stock, ours = make_pair(box_loss)
+    images, targets = make_inputs()
+    stock.train(is_training)
+    ours.train(is_training)
+
+    with torch.no_grad():
+        transformed, moved = stock.transform(images, targets)
+        features = list(stock.backbone(transformed.tensors).values())
+        anchors = stock.anchor_generator(transformed, features)
+        expected = stock.compute_loss(moved, stock.head(features), anchors)
+        losses = ours(as_batch(images), as_targets(targets), want={LOSSES}).losses
+
+    torch.testing.assert_close(losses["classification"], expected["classification"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-5, atol=1e-6)
+
+
+def test_detections_equal_the_stock_model():
+    stock, ours = make_pair()
+    images, _ = make_inputs()
+    stock.eval()
+    ours.eval()
+
+    with torch.no_grad():
+        expected = stock(images)
+        detections = ours(as_batch(images), want={DETECTIONS}).detections
+
+    assert [len(e["scores"]) for e in expected] == [len(d) for d in detections]
+    assert min(len(e["scores"]) for e in expected) >= 50
+    for found, wanted in zip(detections, expected, strict=True):
+        torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found.scores, wanted["scores"], rtol=1e-5, atol=1e-6)
+        assert torch.equal(found.labels, wanted["labels"])
+
+
+def test_every_parameter_gets_a_gradient_without_boxes():
+    _, ours = make_pair()
+    images, targets = make_inputs()
+    empty = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * len(images)
+
+    losses = ours(as_batch(images), as_targets(empty), want={LOSSES}).losses
+    sum(losses.values()).backward()
+
+    assert float(losses["box"]) == 0
+    assert [n for n, p in ours.named_parameters() if p.grad is None] == []
+
+
+def test_a_part_that_is_not_offered_is_refused():
+    _, ours = make_pair()
+    images, _ = make_inputs()
+
+    with pytest.raises(MissingPartError, match="cannot return queries"):
+        ours(as_batch(images), want={"queries"})
+
+
+def test_padding_does_not_change_a_picture():
+    _, ours = make_pair()
+    ours.eval()
+    images, _ = make_inputs()
+    batch = as_batch(images)
+    noisy = batch.pixels.clone()
+    noisy[2, :, 60:], noisy[2, :, :, 100:] = 5.0, 5.0
+
+    assert torch.equal(
+        ours.normalise(batch)[2],
+        ours.normalise(ImageBatch(**{**vars(batch), "pixels": noisy}))[2],
+    )
+    assert float(ours.normalise(batch)[2, :, 60:].abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neck_channels": 0}, "neck_channels is 0"),
+        ({"extra_levels": -1}, "extra_levels is -1"),
+        ({"anchor_scale": 0.0}, "anchor_scale is 0.0"),
+        ({"anchor_ratios": ()}, "anchor_ratios is empty"),
+        ({"nms_iou": 2.0}, "nms_iou is 2.0"),
+        ({"backbone_levels": ("C3", "C5")}, "consecutive levels"),
+        ({"backbone_levels": ("P3",)}, "backbone_levels has 'P3'"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        RetinaNet(ClassList(("a",)), backbone="torchvision/resnet18", **options)
