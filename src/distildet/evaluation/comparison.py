@@ -70,7 +70,7 @@ def compare_evaluations(
             baseline.evaluator,
             student.evaluator,
             n_bootstrap=samples,
-            seed=seed,
+            seed=_evaluator_seed(seed, samples),
             confidence=_CONFIDENCE,
         )
         for student, baseline in zip(students, baselines, strict=True)
@@ -142,6 +142,13 @@ def _check_pairs(
             "The evaluations of a comparison were made on different images or annotations. "
             "Evaluate students and baselines on the same validation dataset."
         )
+
+
+def _evaluator_seed(seed: int, samples: int) -> int:
+    # hotcoco (1.3) draws resample i from seed + i, so that neighbouring seeds would share all but
+    # one of their resamples and agree for no reason. Steps of `samples` keep them apart; the
+    # modulus (a prime, so that large seeds stay distinct) fits the 64 bits that hotcoco takes.
+    return seed * samples % (2**61 - 1)
 
 
 def _image_interval(comparison: dict[str, Any], name: str) -> Interval:
