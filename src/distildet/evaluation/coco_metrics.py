@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from hotcoco import COCOeval
@@ -75,10 +76,9 @@ def evaluate_detections(dataset: Dataset, detections: Mapping[str, Detections]) 
 
 def _per_class(evaluator: COCOeval, names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
     """Average the precisions at all sizes and the largest number of detections, per class."""
-    if evaluator.eval is None or not evaluator.params.img_ids:
-        return {name: {"AP": None, "AP50": None} for name in names}
+    accumulated = cast(dict[str, Any], evaluator.eval)  # None only before `accumulate`
     # Axes: IoU thresholds from 0.5, recall thresholds, classes, sizes from "all", maximum counts.
-    precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
+    precision = np.asarray(accumulated["precision"])[:, :, :, 0, -1]
     return {
         name: {
             "AP": _mean_precision(precision[:, :, label]),
