@@ -1,0 +1,247 @@
+"""Batches for training and evaluation, as pure functions of the step.
+
+No state of a loader is ever stored. Which samples a step takes and how each is varied follows
+from the seed and the step alone, so that training continues exactly after an interruption, with
+any number of workers.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from distildet.data.dataset import Annotations, Sample
+from distildet.data.decode import decode_image
+from distildet.data.transforms import Augmentation, View, augmented_view, fit_view, view_targets
+from distildet.data.workers import Batch, Packed, load_steps, pack
+from distildet.errors import ConfigError, DistildetError
+from distildet.structures import ImageBatch, Origin, Targets
+
+PADDING_MULTIPLE = 32
+"""Height and width of a batch are multiples of it, the stride of the coarsest backbone level."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSample:
+    """One image and what it teaches.
+
+    Args:
+        sample: The image.
+        targets: With boxes in the image frame; they are mapped when the view is drawn.
+    """
+
+    sample: Sample
+    targets: Targets
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stream:
+    """Samples that training goes through again and again, each pass in another order.
+
+    Args:
+        name: Part of what seeds the order; unique within a stage.
+        samples: At least one.
+
+    Raises:
+        ConfigError: There is no sample.
+    """
+
+    name: str
+    samples: tuple[TrainingSample, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a stream that no batch can be drawn from."""
+        if not self.samples:
+            raise ConfigError(
+                f"The stream {self.name!r} has no images. Take it out of the stage, or check that "
+                "its images, list or pseudo-labels are not empty."
+            )
+
+
+def targets_from_annotations(
+    annotations: Annotations, num_classes: int, origin: Origin = "human"
+) -> Targets:
+    """Turn annotations into targets in the image frame.
+
+    Args:
+        annotations: Crowd regions become regions to ignore.
+        num_classes: Length of the class list; all classes count as looked for.
+        origin: Who drew the boxes.
+    """
+    is_crowd = torch.tensor(annotations.crowd)
+    boxes = torch.tensor(annotations.boxes).float()
+    labels = torch.tensor(annotations.labels)[~is_crowd]
+    return Targets(
+        boxes=boxes[~is_crowd],
+        labels=labels,
+        weights=torch.ones(len(labels)),
+        ignore=boxes[is_crowd],
+        known_classes=torch.ones(num_classes, dtype=torch.bool),
+        origin=origin,
+    )
+
+
+def collate(views: Sequence[View], ids: Sequence[str]) -> ImageBatch:
+    """Bring views together, padded right and bottom with zeros.
+
+    Args:
+        views: At least one.
+        ids: The sample ids in the same order.
+
+    Returns:
+        A batch whose height and width are the smallest multiples of 32 that hold every view.
+    """
+    sizes = torch.tensor([view.size for view in views])  # [b, 2]
+    height, width = (-(-sizes.amax(0) // PADDING_MULTIPLE) * PADDING_MULTIPLE).tolist()
+    pixels = torch.zeros(len(views), 3, height, width)
+    for padded, view in zip(pixels, views, strict=True):
+        padded[:, : view.size[0], : view.size[1]] = view.pixels
+    return ImageBatch(
+        pixels=pixels,
+        sizes=sizes,
+        image_sizes=torch.tensor([view.image_size for view in views]),
+        image_to_batch=torch.stack([view.image_to_batch for view in views]),
+        image_ids=tuple(ids),
+    )
+
+
+def training_batches(
+    streams: Sequence[tuple[Stream, int]],
+    *,
+    seed: int,
+    image_size: int,
+    augmentation: Augmentation | None,
+    start_step: int,
+    stop_step: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Yield the batches of the steps from `start_step` up to, without, `stop_step`.
+
+    Step s takes the positions s * count to (s + 1) * count - 1 of each stream. Position p of a
+    stream of n samples lies in pass p // n, whose order is a permutation seeded by (seed, stream,
+    pass); batches may span passes. The random numbers of a view are seeded by (seed, stream,
+    pass, sample id).
+
+    Args:
+        streams: Each with the number of its images in a batch, at least 1.
+        seed: Seed of orders and views.
+        image_size: Largest side of a view.
+        augmentation: How far views vary; None shows every image whole and unchanged.
+        start_step: First step.
+        stop_step: Step after the last one.
+        workers: Number of processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: An image cannot be decoded.
+        ResourceError: A worker process died.
+    """
+    steps = _TrainingSteps(
+        streams=tuple(streams), seed=seed, image_size=image_size, augmentation=augmentation
+    )
+    return load_steps(steps, range(start_step, stop_step), workers)
+
+
+def evaluation_batches(
+    samples: Sequence[Sample], *, image_size: int, batch_size: int, workers: int
+) -> Iterator[ImageBatch]:
+    """Yield all samples in order, whole and unchanged; the last batch may be smaller.
+
+    Args:
+        samples: Their annotations are not used.
+        image_size: Longer side of each view.
+        batch_size: Number of images in a batch.
+        workers: Number of processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: An image cannot be decoded.
+        ResourceError: A worker process died.
+    """
+    steps = _EvaluationSteps(samples=tuple(samples), image_size=image_size, batch_size=batch_size)
+    num_steps = -(-len(samples) // batch_size)
+    return (batch for batch, _ in load_steps(steps, range(num_steps), workers))
+
+
+class _Draw(NamedTuple):
+    """One sample of a step and the seed of its view."""
+
+    training_sample: TrainingSample
+    view_seed: int
+
+
+@lru_cache(maxsize=8)
+def _pass_order(seed: int, stream: str, pass_index: int, num_samples: int) -> list[int]:
+    generator = torch.Generator().manual_seed(_derived_seed(seed, stream, pass_index))
+    order: list[int] = torch.randperm(num_samples, generator=generator).tolist()
+    return order
+
+
+def _derived_seed(*parts: int | str) -> int:
+    # repr keeps the parts apart; Python's own hash differs from process to process.
+    digest = hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingSteps(TorchDataset[Any]):
+    """Step -> batch of training."""
+
+    streams: tuple[tuple[Stream, int], ...]
+    seed: int
+    image_size: int
+    augmentation: Augmentation | None
+
+    def __getitem__(self, step: int) -> Packed | DistildetError:
+        try:
+            return pack(self._batch(step))
+        except DistildetError as error:
+            # Raised in a worker, it would reach the user with a traceback in its message.
+            return error
+
+    def _batch(self, step: int) -> Batch:
+        draws = [draw for stream, count in self.streams for draw in self._draw(stream, count, step)]
+        views = [self._view(draw) for draw in draws]
+        ids = [draw.training_sample.sample.id for draw in draws]
+        pairs = zip(draws, views, strict=True)
+        targets = tuple(view_targets(draw.training_sample.targets, view) for draw, view in pairs)
+        return collate(views, ids), targets
+
+    def _draw(self, stream: Stream, count: int, step: int) -> Iterator[_Draw]:
+        num_samples = len(stream.samples)
+        for position in range(step * count, (step + 1) * count):
+            pass_index, place = divmod(position, num_samples)
+            order = _pass_order(self.seed, stream.name, pass_index, num_samples)
+            chosen = stream.samples[order[place]]
+            yield _Draw(chosen, _derived_seed(self.seed, stream.name, pass_index, chosen.sample.id))
+
+    def _view(self, draw: _Draw) -> View:
+        pixels = decode_image(draw.training_sample.sample.path)
+        if self.augmentation is None:
+            return fit_view(pixels, self.image_size)
+        return augmented_view(
+            pixels,
+            draw.training_sample.targets.boxes,
+            self.image_size,
+            self.augmentation,
+            torch.Generator().manual_seed(draw.view_seed),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluationSteps(TorchDataset[Any]):
+    """Step -> batch of evaluation."""
+
+    samples: tuple[Sample, ...]
+    image_size: int
+    batch_size: int
+
+    def __getitem__(self, step: int) -> Packed | DistildetError:
+        chosen = self.samples[step * self.batch_size : (step + 1) * self.batch_size]
+        try:
+            views = [fit_view(decode_image(sample.path), self.image_size) for sample in chosen]
+            return pack((collate(views, [sample.id for sample in chosen]), ()))
+        except DistildetError as error:
+            return error
