@@ -1,6 +1,6 @@
 """Class lists: the ordered names that labels index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distildet.errors import ClassMapError, nearest_names

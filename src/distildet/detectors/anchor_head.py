@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,9 @@ class _Branch(nn.Module):
                     nn.init.zeros_(module.bias)
 
     @property
-    def predictor(self) -> nn.Module:
-        return self.get_submodule(self.predictor_name)
+    def predictor(self) -> nn.Conv2d:
+        module = self.get_submodule(self.predictor_name)
+        return cast(nn.Conv2d, module)
 
 
 class AnchorHead(nn.Module):
@@ -63,7 +64,7 @@ class AnchorHead(nn.Module):
             "cls_logits", channels, depth, norm, num_anchors * num_classes
         )
         self.regression_head = _Branch("bbox_reg", channels, depth, norm, num_anchors * 4)
-        bias = self.classification_head.predictor.bias
+        bias = cast(Tensor, self.classification_head.predictor.bias)
         nn.init.constant_(bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
     def forward(

@@ -1,16 +1,18 @@
 """Backbones of timm and torchvision as feature pyramids C2..C5."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision import models
 
 from distildet.errors import ConfigError, WeightsError, nearest_names
 
+Colour = tuple[float, float, float]
 PYRAMID_STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -87,8 +89,10 @@ def build_backbone(
     """
     _check_levels(levels)
     if name.startswith("torchvision/"):
-        return _torchvision_backbone(name.removeprefix("torchvision/"), levels, pretrained)
-    return _timm_backbone(name.removeprefix("timm/"), levels, pretrained)
+        return _torchvision_backbone(
+            name.removeprefix("torchvision/"), levels, pretrained=pretrained
+        )
+    return _timm_backbone(name.removeprefix("timm/"), levels, pretrained=pretrained)
 
 
 def _check_levels(levels: Sequence[str]) -> None:
@@ -98,14 +102,14 @@ def _check_levels(levels: Sequence[str]) -> None:
                 f"backbone_levels has {level!r}. {nearest_names(level, PYRAMID_STRIDES)}"
             )
     strides = [PYRAMID_STRIDES[level] for level in levels]
-    if not strides or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+    if not strides or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ConfigError(
             f"backbone_levels is {list(levels)}. Accepted: consecutive levels, finest first, "
             "such as [C3, C4, C5]."
         )
 
 
-def _timm_backbone(name: str, levels: Sequence[str], pretrained: bool | Path) -> Backbone:
+def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path) -> Backbone:
     if name not in timm.list_models():
         raise ConfigError(
             f"Unknown timm backbone {name!r}. {_near(name, timm.list_models())} "
@@ -120,9 +124,10 @@ def _timm_backbone(name: str, levels: Sequence[str], pretrained: bool | Path) ->
     indices = [_index_of_stride(name, level, strides) for level in levels]
     body = _timm_features(name, pretrained=pretrained, out_indices=indices)
     config = timm.get_pretrained_cfg(name)
-    mean = tuple(config.mean) if config is not None else _IMAGENET_MEAN
-    std = tuple(config.std) if config is not None else _IMAGENET_STD
-    return Backbone(body, levels, [channels[i] for i in indices], mean, std)
+    mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if config is None else (config.mean, config.std)
+    return Backbone(
+        body, levels, [channels[i] for i in indices], cast(Colour, mean), cast(Colour, std)
+    )
 
 
 def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any:
@@ -135,7 +140,7 @@ def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any
         # timm raises whatever its model functions raise: for weights a failed download or a
         # mismatch, otherwise the lack of a feature interface.
         if pretrained:
-            raise WeightsError(_weights_message(name, pretrained, error)) from error
+            raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
         raise _not_a_pyramid(name, str(error)) from error
 
 
@@ -148,18 +153,18 @@ def _index_of_stride(name: str, level: str, strides: Sequence[int]) -> int:
     return list(strides).index(PYRAMID_STRIDES[level])
 
 
-def _torchvision_backbone(name: str, levels: Sequence[str], pretrained: bool | Path) -> Backbone:
-    names = torchvision.models.list_models(module=torchvision.models)
+def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path) -> Backbone:
+    names = models.list_models(module=models)  # type: ignore[attr-defined] # re-exported without __all__
     if name not in names:
         raise ConfigError(f"Unknown torchvision backbone {name!r}. {_near(name, names)}")
-    model = torchvision.models.get_model(name, weights=None)
+    model = models.get_model(name, weights=None)  # type: ignore[attr-defined] # as above
     if isinstance(pretrained, Path):
         _load_into(model, name, pretrained)
     elif pretrained:
         try:
-            model = torchvision.models.get_model(name, weights="DEFAULT")
+            model = models.get_model(name, weights="DEFAULT")  # type: ignore[attr-defined] # as above
         except OSError as error:
-            raise WeightsError(_weights_message(name, pretrained, error)) from error
+            raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
     blocks = _blocks_in_order(model)
     stages = _stages(name, blocks)
     indices = [_index_of_stride(name, level, list(stages)) for level in levels]
@@ -215,7 +220,7 @@ def _load_into(model: nn.Module, name: str, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except Exception as error:
-        raise WeightsError(_weights_message(name, path, error)) from error
+        raise WeightsError(_weights_message(name, error, pretrained=path)) from error
     wrong = [key for key in missing if key.split(".")[0] not in _CLASSIFIER_CHILDREN]
     if wrong or len(unexpected) > len(missing):
         raise WeightsError(
@@ -241,7 +246,7 @@ def _not_a_pyramid(name: str, reason: str) -> ConfigError:
     )
 
 
-def _weights_message(name: str, pretrained: bool | Path, error: Exception) -> str:
+def _weights_message(name: str, error: Exception, *, pretrained: bool | Path) -> str:
     source = f"file {pretrained}" if isinstance(pretrained, Path) else "its library's download"
     return (
         f"Backbone {name!r}: weights from {source} could not be loaded ({error}). "

@@ -197,4 +197,4 @@ def _pixels_of(image: Path | str | NDArray[Any] | Tensor) -> Tensor:
     return pixels
 
 
-DETECTORS: Registry[Detector] = Registry("detector")
+DETECTORS: Registry[Any] = Registry("detector")

@@ -36,7 +36,8 @@ def build_detector(family: str, *, classes: ClassList, **options: Any) -> Detect
     faults = DETECTORS.unknown_options(family, options)
     if faults:
         raise ConfigError("\n".join(faults))
-    return cls(classes, **options)
+    detector: Detector = cls(classes, **options)
+    return detector
 
 
 def bundle_config(detector: Detector) -> dict[str, Any]:

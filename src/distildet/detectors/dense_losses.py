@@ -38,7 +38,9 @@ def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor
     if len(targets.boxes):
         matched = matcher(box_iou(targets.boxes, anchors))
     if len(targets.ignore):
-        claimed = matcher(box_iou(targets.ignore, anchors)) != BACKGROUND
+        overlap = box_iou(targets.ignore, anchors)
+        # The matcher gives a region its best anchors even where that overlap is 0.
+        claimed = (matcher(overlap) != BACKGROUND) & (overlap.amax(dim=0) > 0)
         matched = torch.where(claimed & (matched == BACKGROUND), LEFT_OUT, matched)
     return matched
 
@@ -83,7 +85,14 @@ def dense_losses(
         )
         box = (
             box
-            + _box_sum(codes[i, foreground], anchors[foreground], boxes_of, target, box_coder, box_loss)
+            + _box_sum(
+                codes[i, foreground],
+                anchors[foreground],
+                target.boxes[boxes_of],
+                target.weights[boxes_of],
+                box_coder=box_coder,
+                box_loss=box_loss,
+            )
             / normaliser
         )
     return {"classification": classification / len(targets), "box": box / len(targets)}
@@ -104,13 +113,12 @@ def _classification_sum(
 def _box_sum(
     codes: Tensor,
     anchors: Tensor,
-    boxes_of: Tensor,
-    target: Targets,
+    boxes: Tensor,
+    weights: Tensor,
+    *,
     box_coder: BoxCoder,
     box_loss: BoxLoss,
 ) -> Tensor:
-    boxes = target.boxes[boxes_of]
-    weights = target.weights[boxes_of]
     if box_loss == "l1":
         loss = F.l1_loss(codes, box_coder.encode_single(boxes, anchors), reduction="none").sum(1)
     else:

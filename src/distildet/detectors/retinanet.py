@@ -122,7 +122,9 @@ class RetinaNet(Detector):
             )
             for stride in neck.strides
         )
-        self.anchors = AnchorGenerator(sizes, (tuple(anchor_ratios),) * len(sizes))
+        self.anchors = AnchorGenerator(  # type: ignore[no-untyped-call] # torchvision has no types
+            sizes, (tuple(anchor_ratios),) * len(sizes)
+        )
         self.head = AnchorHead(
             neck_channels,
             anchor_octaves * len(anchor_ratios),
@@ -212,20 +214,27 @@ def _levels(
     return tuple(levels)
 
 
+_AT_LEAST = {
+    "neck_channels": 1,
+    "anchor_octaves": 1,
+    "max_detections": 1,
+    "extra_levels": 0,
+    "head_depth": 0,
+}
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name in ("neck_channels", "anchor_octaves", "max_detections"):
-        if options[name] < 1:
-            raise ConfigError(f"RetinaNet option {name} is {options[name]}. Accepted: at least 1.")
-    for name in ("extra_levels", "head_depth"):
-        if options[name] < 0:
-            raise ConfigError(f"RetinaNet option {name} is {options[name]}. Accepted: 0 or more.")
-    if options["anchor_scale"] <= 0 or any(r <= 0 for r in options["anchor_ratios"]):
-        raise ConfigError(
-            f"RetinaNet option anchor_scale is {options['anchor_scale']} and anchor_ratios is "
-            f"{options['anchor_ratios']}. Accepted: numbers above 0."
-        )
-    if not options["anchor_ratios"]:
-        raise ConfigError("RetinaNet option anchor_ratios is empty. Give at least one ratio.")
+    for name, least in _AT_LEAST.items():
+        if options[name] < least:
+            raise ConfigError(
+                f"RetinaNet option {name} is {options[name]}. Accepted: {least} or more."
+            )
     for name in ("score_floor", "nms_iou"):
         if not 0 <= options[name] <= 1:
             raise ConfigError(f"RetinaNet option {name} is {options[name]}. Accepted: 0 to 1.")
+    ratios = options["anchor_ratios"]
+    if not ratios or min(options["anchor_scale"], *ratios) <= 0:
+        raise ConfigError(
+            f"RetinaNet option anchor_scale is {options['anchor_scale']} and anchor_ratios is "
+            f"{ratios}. Accepted: numbers above 0, at least one ratio."
+        )

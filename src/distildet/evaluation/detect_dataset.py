@@ -1,0 +1,101 @@
+"""Detections of a detector on whole datasets, and the file that keeps them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from distildet import artefacts
+from distildet.data.dataset import Sample
+from distildet.data.loader import evaluation_batches
+from distildet.detectors.base import Detector
+from distildet.errors import DataError
+from distildet.structures import DETECTIONS, Detections, ImageBatch
+
+
+def predictor(
+    detector: Detector, device: torch.device
+) -> Callable[[ImageBatch], tuple[Detections, ...]]:
+    """Return a function from a batch to its detections, for a detector in eval mode.
+
+    Args:
+        detector: Moved to the device and put into eval mode.
+        device: Where to compute.
+    """
+    detector = detector.to(device).to(memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def predict(batch: ImageBatch) -> tuple[Detections, ...]:
+        detections = detector(batch.to(device), want={DETECTIONS}).detections
+        return tuple(detections or ())
+
+    return predict
+
+
+def detect_dataset(
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Detections]:
+    """Detect objects in all images of a dataset at the detector's image size.
+
+    Args:
+        detector: Put into eval mode.
+        samples: The images.
+        batch_size: Images per forward pass.
+        workers: Loader processes.
+        device: Where to compute.
+        progress: Told finished and all images after each batch.
+
+    Returns:
+        Detections in the image frame by sample id.
+    """
+    predict = predictor(detector, device)
+    results: dict[str, Detections] = {}
+    for batch in evaluation_batches(
+        samples, image_size=detector.spec.image_size, batch_size=batch_size, workers=workers
+    ):
+        results.update(zip(batch.image_ids, predict(batch), strict=True))
+        if progress is not None:
+            progress(len(results), len(samples))
+    return results
+
+
+def write_detections(path: Path, detections: Mapping[str, Detections]) -> None:
+    """Write detections by sample id as JSON, atomically; float32 values survive exactly."""
+    document = {
+        sample_id: {
+            "boxes": found.boxes.tolist(),
+            "scores": found.scores.tolist(),
+            "labels": found.labels.tolist(),
+        }
+        for sample_id, found in detections.items()
+    }
+    artefacts.write_text(path, json.dumps(document) + "\n")
+
+
+def read_detections(path: Path) -> dict[str, Detections]:
+    """Read what `write_detections` wrote.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            sample_id: Detections(
+                boxes=torch.tensor(found["boxes"], dtype=torch.float32).reshape(-1, 4),
+                scores=torch.tensor(found["scores"], dtype=torch.float32),
+                labels=torch.tensor(found["labels"], dtype=torch.int64),
+            )
+            for sample_id, found in document.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a file of detections ({error}). Delete it; it is made again."
+        ) from error

@@ -1,0 +1,198 @@
+"""The label stage: teacher's detections of every image, kept in a store."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distildet import artefacts
+from distildet.classes import ClassList, map_labels
+from distildet.data.dataset import Dataset, Sample
+from distildet.data.loader import evaluation_batches
+from distildet.detectors.base import Detector
+from distildet.evaluation.detect_dataset import predictor
+from distildet.evaluation.label_quality import label_quality
+from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.select import choose_thresholds
+from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
+from distildet.recipes.progress import Progress
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_folder import is_done, write_done
+from distildet.recipes.schema import LabelStage
+from distildet.structures import Detections, ImageBatch
+from distildet.training.interruption import Interruption
+
+STORE = "store"
+THRESHOLDS = "thresholds.json"
+SHARD_SIZE = 512
+"""Images a shard: what a kill can cost is at most this many forward passes."""
+
+
+def label_with(
+    teacher: Teacher,
+    samples: Sequence[Sample],
+    classes: ClassList,
+    folder: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    interruption: Interruption,
+    progress: Progress,
+    work: str,
+    shard_size: int = SHARD_SIZE,
+) -> PseudoLabelStore:
+    """Fill a store with a teacher's detections, going on where an earlier call stopped.
+
+    Args:
+        teacher: Whose boxes they are.
+        samples: Images to label.
+        classes: Class list of the stored labels; the teacher's classes are mapped by name.
+        folder: Of the store.
+        batch_size: Images per forward pass.
+        workers: Loader processes.
+        device: Where to compute.
+        interruption: Asked after every batch.
+        progress: Told finished images.
+        work: Name of the work for `progress`.
+        shard_size: Images a shard.
+
+    Raises:
+        StoreError: The folder holds labels of another teacher, setting, or set of images.
+        ClassMapError: The teacher and the class list have no class in common.
+    """
+    detector = teacher.detector
+    settings = {
+        "teacher": teacher.fingerprint,
+        "teacher_classes": list(detector.spec.classes),
+        "image_size": detector.spec.image_size,
+    }
+    store = PseudoLabelStore.create_or_resume(
+        folder,
+        settings=settings,
+        classes=classes,
+        sample_ids=[sample.id for sample in samples],
+        shard_size=shard_size,
+    )
+    predict = predictor(detector, device)
+    mapping = map_labels(detector.spec.classes, classes)
+
+    def predict_mapped(batch: ImageBatch) -> list[Detections]:
+        interruption.raise_if_requested()
+        return [_mapped(found, mapping) for found in predict(batch)]
+
+    label_images(
+        store,
+        samples,
+        batches=lambda chunk: evaluation_batches(
+            chunk, image_size=detector.spec.image_size, batch_size=batch_size, workers=workers
+        ),
+        predict=predict_mapped,
+        progress=lambda done, total: progress.advance(work, done, total),
+    )
+    return store
+
+
+def _mapped(found: Detections, mapping: Sequence[int | None]) -> Detections:
+    table = torch.tensor([-1 if label is None else label for label in mapping])
+    labels = table[found.labels]
+    kept = labels >= 0
+    return Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=labels[kept])
+
+
+def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> None:
+    """Label the images of a stage, choose thresholds, measure what can be measured.
+
+    Consumes images and the teacher. Produces `store/`, `thresholds.json`, and, where hidden human
+    labels exist, `quality.json`. A rerun goes on with the first missing shard.
+
+    Args:
+        context: Of the run.
+        stage: What to label.
+        folder: Of the stage.
+    """
+    if is_done(folder):
+        return
+    teacher = context.teachers[0]
+    dataset = context.data.dataset(stage.images)
+    _reuse_other_seed(context, folder)
+    store = label_with(
+        teacher,
+        dataset.samples,
+        context.classes,
+        folder / STORE,
+        batch_size=stage.batch_size,
+        workers=context.recipe.data.workers,
+        device=context.device,
+        interruption=context.interruption,
+        progress=context.progress,
+        work=f"{folder.parent.name}/{folder.name}",
+    )
+    stored = store.read()
+    thresholds = choose_thresholds(
+        stored,
+        context.classes,
+        threshold=stage.threshold,
+        labeled=context.data.labeled,
+        fallback=stage.fallback_threshold,
+        ignore_floor=stage.ignore_floor,
+    )
+    artefacts.write_json(folder / THRESHOLDS, thresholds)
+    quality = _quality(context.data.hidden, stored, thresholds, context.classes)
+    if quality is not None:
+        artefacts.write_json(folder / "quality.json", quality)
+        context.progress.message(_quality_line(quality))
+    write_done(folder, {"images": len(dataset)})
+
+
+def _reuse_other_seed(context: RunContext, folder: Path) -> None:
+    """Copy the finished store of another seed: labels do not depend on the seed."""
+    if (folder / STORE).exists():
+        return
+    for other in sorted(context.out.glob(f"seed-*/{folder.name}")):
+        if other != folder and is_done(other):
+            with artefacts.new_folder(folder / STORE) as temporary:
+                shutil.copytree(other / STORE, temporary, dirs_exist_ok=True)
+            return
+
+
+def read_thresholds(folder: Path) -> dict[str, float]:
+    """Return class name -> threshold of a finished label stage."""
+    thresholds: dict[str, float] = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
+    return thresholds
+
+
+def _quality(
+    hidden: Dataset | None,
+    stored: Mapping[str, StoredLabels],
+    thresholds: Mapping[str, float],
+    classes: ClassList,
+) -> dict[str, Any] | None:
+    if hidden is None:
+        return None
+    known = replace(hidden, samples=tuple(s for s in hidden.samples if s.id in stored))
+    if not len(known):
+        return None
+    limits = torch.tensor([thresholds[name] for name in classes])
+    kept = {}
+    for sample in known.samples:
+        found = stored[sample.id].detections
+        chosen = found.scores >= limits[found.labels]
+        kept[sample.id] = Detections(
+            boxes=found.boxes[chosen], scores=found.scores[chosen], labels=found.labels[chosen]
+        )
+    return label_quality(known, kept)
+
+
+def _quality_line(quality: Mapping[str, Any]) -> str:
+    def percent(value: float | None) -> str:
+        return "not measured" if value is None else f"{100 * value:.1f} %"
+
+    return (
+        "Pseudo labels against the hidden human labels: precision "
+        f"{percent(quality['precision'])}, recall {percent(quality['recall'])} (IoU 0.5)."
+    )

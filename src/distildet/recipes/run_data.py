@@ -1,0 +1,180 @@
+"""The datasets of a run: read once, named uniquely, with one class list."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from distildet import artefacts
+from distildet.classes import ClassList, map_labels
+from distildet.data.coco import read_coco
+from distildet.data.dataset import Annotations, Dataset
+from distildet.data.folder import read_folder
+from distildet.data.subset import merge, take_fraction, without_annotations
+from distildet.errors import ClassMapError
+from distildet.recipes.schema import DataConfig, SourceConfig
+
+LABELED_REST = "labeled-rest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """What a run reads.
+
+    Args:
+        classes: Of the student; None where neither labels nor validation name any.
+        labeled: Images whose labels are used.
+        hidden: Images whose labels `fraction` hides; the labels serve only to measure.
+        unlabeled: Images without labels, hidden ones included where the recipe says so.
+        validation: Images that the metrics are measured on.
+    """
+
+    classes: ClassList | None
+    labeled: Dataset | None
+    hidden: Dataset | None
+    unlabeled: Dataset | None
+    validation: Dataset | None
+
+    def dataset(self, stream: str) -> Dataset:
+        """Return the images of a stream: "labeled", "unlabeled" or "all", each file once."""
+        parts = {
+            "labeled": [self.labeled],
+            "unlabeled": [self.unlabeled],
+            "all": [self.labeled, self.unlabeled],
+        }[stream]
+        return merge([part for part in parts if part is not None])
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of images of each stream that has any."""
+        sizes = {}
+        for stream in ("labeled", "unlabeled", "all"):
+            dataset = self.dataset(stream)
+            if len(dataset):
+                sizes[stream] = len(dataset)
+        return sizes
+
+    def dropped(self) -> list[str]:
+        """Return one line for each record that was left out of any dataset."""
+        datasets = (self.labeled, self.hidden, self.unlabeled, self.validation)
+        lines = [line for dataset in datasets if dataset is not None for line in dataset.dropped]
+        return list(dict.fromkeys(lines))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of file names, file sizes and annotations of each dataset."""
+        named = {
+            "labeled": self.labeled,
+            "unlabeled": self.unlabeled,
+            "validation": self.validation,
+        }
+        return {name: _fingerprint(data) for name, data in named.items() if data is not None}
+
+
+def load_run_data(config: DataConfig) -> RunData:
+    """Read all datasets of a recipe.
+
+    Args:
+        config: The recipe's `data`, paths absolute.
+
+    Raises:
+        DataError: Files or records that cannot be used.
+        ClassMapError: The validation images have classes that the labeled ones lack.
+    """
+    root = _common_root(config)
+    labeled = hidden = None
+    if config.labeled is not None:
+        complete = _read(config.labeled, root)
+        labeled, hidden = take_fraction(
+            complete,
+            config.labeled.fraction,
+            seed=config.labeled.seed,
+            scene_gap=config.labeled.scene_gap,
+        )
+    parts = []
+    for source in config.unlabeled:
+        if isinstance(source, SourceConfig):
+            parts.append(without_annotations(_read(source, root)))
+        elif hidden is not None:
+            parts.append(without_annotations(hidden))
+    unlabeled = _without(merge(parts), labeled) if parts else None
+    validation = _read(config.validation, root) if config.validation is not None else None
+    classes = labeled.classes if labeled is not None else None
+    if validation is not None and classes is None:
+        classes = validation.classes
+    elif validation is not None and classes is not None:
+        validation = with_classes(validation, classes)
+    return RunData(
+        classes=classes,
+        labeled=labeled,
+        hidden=hidden,
+        unlabeled=unlabeled,
+        validation=validation,
+    )
+
+
+def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
+    """Return the dataset with its labels counted in another class list, matched by name.
+
+    Raises:
+        ClassMapError: The dataset has a class with boxes that is not in the list.
+    """
+    if dataset.classes is None or dataset.classes == classes:
+        return replace(dataset, classes=classes)
+    mapping = map_labels(dataset.classes, classes)
+    used = {
+        int(label)
+        for sample in dataset.samples
+        if sample.annotations is not None
+        for label in sample.annotations.labels
+    }
+    lost = [dataset.classes[label] for label in sorted(used) if mapping[label] is None]
+    if lost:
+        raise ClassMapError(
+            f"data.validation has boxes of the classes {', '.join(lost)}, which are not among "
+            f"the classes to learn: {', '.join(classes)}. Rename them or leave their boxes out."
+        )
+    samples = [
+        sample
+        if sample.annotations is None
+        else replace(sample, annotations=_relabeled(sample.annotations, mapping))
+        for sample in dataset.samples
+    ]
+    return replace(dataset, samples=tuple(samples), classes=classes)
+
+
+def _relabeled(annotations: Annotations, mapping: Sequence[int | None]) -> Annotations:
+    labels = np.array([mapping[label] for label in annotations.labels], dtype=np.int64)
+    return replace(annotations, labels=labels)
+
+
+def _read(source: SourceConfig, root: Path) -> Dataset:
+    if source.format == "folder" or source.annotations is None:
+        return read_folder(source.images, listed=source.list, root=root)
+    return read_coco(
+        source.images, source.annotations, listed=source.list, root=root, strict=source.strict
+    )
+
+
+def _without(dataset: Dataset, excluded: Dataset | None) -> Dataset:
+    if excluded is None:
+        return dataset
+    paths = {sample.path.resolve() for sample in excluded.samples}
+    samples = tuple(s for s in dataset.samples if s.path.resolve() not in paths)
+    return replace(dataset, samples=samples)
+
+
+def _common_root(config: DataConfig) -> Path:
+    sources = [config.labeled, config.validation, *config.unlabeled]
+    folders = [source.images.resolve() for source in sources if isinstance(source, SourceConfig)]
+    return Path(os.path.commonpath(folders))
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    rows = []
+    for sample in dataset.samples:
+        annotations = sample.annotations
+        boxes = None if annotations is None else annotations.boxes.tolist()
+        labels = None if annotations is None else annotations.labels.tolist()
+        rows.append([sample.id, sample.path.stat().st_size, boxes, labels])
+    return artefacts.fingerprint_json(rows)

@@ -1,0 +1,139 @@
+"""The folder of a run: who works in it, and whether it belongs to this recipe."""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distildet import artefacts
+from distildet.errors import ConfigError, StageError
+
+LOCK = ".lock"
+RESULT = "result.json"
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+DONE = "DONE"
+# Settings that may differ when a run is continued: they do not change what a seed computes.
+CONTINUABLE = ("seeds", "data.workers")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the lock dies with the process.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+        StageError: Another process works in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be used as a run folder ({error.strerror}). "
+            "Choose a folder that can be written with --out."
+        ) from error
+    with file:
+        try:
+            # POSIX locks belong to the process: loader workers that outlive a kill do not hold it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise StageError(
+                f"{folder}: in use by {file.read().strip() or 'another process'}. "
+                "Wait for it, stop it, or choose another --out."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def check_same(path: Path, current: Mapping[str, Any], what: str) -> None:
+    """Compare what a run folder was begun with to what is asked now.
+
+    Args:
+        path: JSON file in the run folder; written if it does not exist.
+        current: What is asked now.
+        what: Name of it in the message.
+
+    Raises:
+        StageError: They differ; the message lists each difference.
+    """
+    if not path.exists():
+        artefacts.write_json(path, current)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    differences = _differences(before, json.loads(json.dumps(current)))
+    if differences:
+        raise StageError(
+            f"{path.parent}: this run was begun with other {what}: {'; '.join(differences)}. "
+            "Put it back as it was, choose another --out, or delete the folder."
+        )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if path in CONTINUABLE or before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in _differences(
+                before.get(key), now.get(key), f"{path}.{key}" if path else str(key)
+            )
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            line
+            for i, (a, b) in enumerate(zip(before, now, strict=True))
+            for line in _differences(a, b, f"{path}[{i}]")
+        ]
+    return [f"{path} was {before!r} and is {now!r}"]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what a reader needs to judge timings and to repeat the run."""
+    packages = (
+        "distildet",
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "pillow",
+        "hotcoco",
+        "pyarrow",
+    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in packages},
+        "device": device.type,
+        "device_name": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def is_done(folder: Path) -> bool:
+    """Return whether a stage has finished."""
+    return (folder / DONE).exists()
+
+
+def read_done(folder: Path) -> dict[str, Any]:
+    """Return what a finished stage noted about itself."""
+    noted: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    return noted
+
+
+def write_done(folder: Path, noted: Mapping[str, Any]) -> None:
+    """Mark a stage as finished; nothing of it is written after this."""
+    artefacts.write_json(folder / DONE, noted)

@@ -1,0 +1,221 @@
+"""Runs a recipe from its data to `result.json`, going on where an earlier call stopped."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distildet import artefacts
+from distildet.classes import ClassList
+from distildet.detectors.bundle import load_detector
+from distildet.errors import ConfigError
+from distildet.evaluation.detect_dataset import detect_dataset, write_detections
+from distildet.recipes.label_stage import run_label_stage
+from distildet.recipes.load import dump_recipe
+from distildet.recipes.progress import Progress
+from distildet.recipes.result import build_result
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_data import load_run_data
+from distildet.recipes.run_folder import (
+    DATA,
+    RECIPE,
+    RESULT,
+    check_same,
+    environment,
+    is_done,
+    locked,
+    read_done,
+)
+from distildet.recipes.schema import LabelStage, Recipe, TrainStage
+from distildet.recipes.train_stage import EVALUATION_BATCH, STUDENT, run_train_stage
+from distildet.training.interruption import interruptible
+
+BASELINE = "baseline"
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """One chain of stages of one seed.
+
+    Args:
+        folder: Where its stages are.
+        stages: In order; label stages only in the student's arm.
+        steps: Optimiser steps of each stage; None for label stages.
+    """
+
+    folder: Path
+    stages: Sequence[LabelStage | TrainStage]
+    steps: Sequence[int | None]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name: cpu, cuda, mps, or auto for the best that is there.
+
+    Raises:
+        ConfigError: The name is unknown or there is no such device.
+    """
+    is_there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, present in is_there.items() if present)
+    kind = name.split(":")[0]
+    if kind not in is_there:
+        raise ConfigError(f"--device is {name!r}. Accepted: auto, cpu, cuda, cuda:N, mps.")
+    if not is_there[kind]:
+        raise ConfigError(f"--device is {name!r}, but this machine has none. Use --device cpu.")
+    return torch.device(name)
+
+
+def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) -> dict[str, Any]:
+    """Run a recipe, or go on with it, and return what `result.json` holds.
+
+    Args:
+        recipe: Resolved and checked by `load_recipe`.
+        out: The run folder.
+        device: As for `choose_device`.
+        progress: Told everything that a user may want to see.
+
+    Raises:
+        StageError: The folder belongs to another recipe, other data, or another process.
+        DistildetError: Any fault of data, weights or settings, named.
+    """
+    chosen = choose_device(device)
+    # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
+    torch.use_deterministic_algorithms(chosen.type == "cpu")
+    with locked(out), interruptible() as interruption:
+        artefacts.remove_partial(out)
+        check_same(out / SETTINGS, recipe.model_dump(mode="json"), "settings")
+        finished = _finished(out, recipe)
+        if finished is not None:
+            progress.message(f"{out}: this run has already finished.")
+            return finished
+        data = load_run_data(recipe.data)
+        check_same(out / DATA, data.fingerprints(), "data")
+        artefacts.write_text(out / RECIPE, dump_recipe(recipe))
+        artefacts.write_json(out / "environment.json", environment(chosen))
+        for line in data.dropped():
+            progress.message(f"Left out: {line}")
+        teachers = tuple(Teacher(teacher.detector) for teacher in recipe.teachers)
+        context = RunContext(
+            recipe=recipe,
+            data=data,
+            classes=_classes(data.classes, teachers),
+            out=out,
+            device=chosen,
+            interruption=interruption,
+            progress=progress,
+            teachers=teachers,
+        )
+        for seed in recipe.seeds:
+            for arm in _arms(context, seed):
+                _run_arm(context, arm, seed)
+        _detect_teacher(context)
+        result = build_result(context)
+        artefacts.write_json(out / RESULT, result)
+        return result
+
+
+def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
+    path = out / RESULT
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result if result["seeds"] == list(recipe.seeds) else None
+
+
+def _classes(of_data: ClassList | None, teachers: Sequence[Teacher]) -> ClassList:
+    if of_data is not None:
+        return of_data
+    if teachers:
+        return teachers[0].detector.spec.classes
+    raise ConfigError(
+        "Nothing says which classes the student learns: there are no labeled images, no "
+        "validation images and no teacher. Give at least one of them."
+    )
+
+
+def arm_folder(out: Path, seed: int, name: str) -> Path:
+    """Return the folder that holds the stages of the student or of the baseline of a seed."""
+    folder = out / f"seed-{seed}"
+    return folder / BASELINE if name == BASELINE else folder
+
+
+def stage_folder(arm: Path, index: int, stage: LabelStage | TrainStage) -> Path:
+    """Return the folder of a stage, such as `02-train`."""
+    return arm / f"{index + 1:02d}-{stage.stage}"
+
+
+def last_train_folder(arm: Path, stages: Sequence[LabelStage | TrainStage]) -> Path:
+    """Return the folder of the stage whose student is the arm's result."""
+    index = max(i for i, stage in enumerate(stages) if isinstance(stage, TrainStage))
+    return stage_folder(arm, index, stages[index])
+
+
+def _arms(context: RunContext, seed: int) -> list[_Arm]:
+    recipe = context.recipe
+    sizes = context.data.sizes()
+    steps = [
+        stage.steps_for(sizes) if isinstance(stage, TrainStage) else None for stage in recipe.stages
+    ]
+    arms = [_Arm(folder=arm_folder(context.out, seed, STUDENT), stages=recipe.stages, steps=steps)]
+    if recipe.has_baseline:
+        arms.append(
+            _Arm(
+                folder=arm_folder(context.out, seed, BASELINE),
+                stages=recipe.baseline_stages(),
+                steps=[count for count in steps if count is not None],
+            )
+        )
+    return arms
+
+
+def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
+    previous: Path | None = None
+    labels: tuple[Path, LabelStage] | None = None
+    for index, (stage, steps) in enumerate(zip(arm.stages, arm.steps, strict=True)):
+        folder = stage_folder(arm.folder, index, stage)
+        if isinstance(stage, LabelStage):
+            run_label_stage(context, stage, folder)
+            labels = (folder, stage)
+        elif steps is not None:
+            run_train_stage(
+                context,
+                stage,
+                folder,
+                seed=seed,
+                steps=steps,
+                previous=previous,
+                labels=labels,
+            )
+            previous = folder
+    if previous is not None:
+        _detect(context, previous / STUDENT, arm.folder / "detections.json")
+
+
+def _detect_teacher(context: RunContext) -> None:
+    for index, teacher in enumerate(context.teachers):
+        _detect(context, teacher.path, context.out / "teachers" / f"{index}.json")
+
+
+def _detect(context: RunContext, bundle: Path, path: Path) -> None:
+    validation = context.data.validation
+    if validation is None or path.exists():
+        return
+    detections = detect_dataset(
+        load_detector(bundle),
+        validation.samples,
+        batch_size=EVALUATION_BATCH,
+        workers=context.recipe.data.workers,
+        device=context.device,
+        progress=lambda done, total: context.progress.advance(
+            f"{path.parent.name}/evaluation", done, total
+        ),
+    )
+    write_detections(path, detections)

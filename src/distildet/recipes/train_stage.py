@@ -1,0 +1,248 @@
+"""The train stage: streams of images with their targets train the student."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from distildet.data.dataset import Dataset
+from distildet.data.loader import Stream, TrainingSample, targets_from_annotations, training_batches
+from distildet.data.transforms import Augmentation
+from distildet.detectors.base import Detector
+from distildet.detectors.bundle import build_detector, load_detector, save_detector
+from distildet.errors import ConfigError, DataError, WeightsError
+from distildet.evaluation.coco_metrics import evaluate_detections
+from distildet.evaluation.detect_dataset import detect_dataset
+from distildet.pseudolabels.select import keep_images, select_targets
+from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.label_stage import STORE, read_thresholds
+from distildet.recipes.run_context import RunContext
+from distildet.recipes.run_folder import is_done, write_done
+from distildet.recipes.schema import LabelStage, TrainStage, student_options
+from distildet.training.loop import Trainer, seed_everything
+from distildet.training.settings import TrainSettings
+from distildet.training.task import Task
+
+STUDENT = "student"
+EVALUATION_BATCH = 16
+
+
+def run_train_stage(
+    context: RunContext,
+    stage: TrainStage,
+    folder: Path,
+    *,
+    seed: int,
+    steps: int,
+    previous: Path | None,
+    labels: tuple[Path, LabelStage] | None,
+) -> None:
+    """Train the student through one stage.
+
+    Consumes the previous stage's bundle and the label stage's store. Produces `student/` (bundle
+    with averaged weights), `checkpoints/`, `metrics.jsonl`. A rerun goes on from the newest
+    checkpoint that verifies.
+
+    Args:
+        context: Of the run.
+        stage: How to train.
+        folder: Of the stage.
+        seed: Of this run.
+        steps: Optimiser steps.
+        previous: Folder of the train stage before, if any.
+        labels: Folder and settings of the label stage before, if any.
+    """
+    if is_done(folder):
+        return
+    streams = [
+        (_stream(context, stage, name, labels, seed), count)
+        for name, count in stage.counts().items()
+    ]
+    student = initial_student(context, stage, seed, previous)
+    work = f"{folder.parent.name}/{folder.name}"
+    trainer = Trainer(
+        Task(student),
+        _settings(stage, seed, folder.name, steps),
+        folder,
+        batches=lambda start, stop: training_batches(
+            streams,
+            seed=seed,
+            image_size=context.recipe.data.image_size,
+            augmentation=_augmentation(stage),
+            start_step=start,
+            stop_step=stop,
+            workers=context.recipe.data.workers,
+        ),
+        evaluate=None
+        if context.data.validation is None
+        else lambda detector: validation_metrics(context, detector),
+        device=context.device,
+        interruption=context.interruption,
+        progress=lambda done, total, values: context.progress.advance(work, done, total, values),
+    )
+    result = trainer.run()
+    for line in result.warnings:
+        context.progress.message(line)
+    save_detector(result.detector, folder / STUDENT)
+    write_done(
+        folder,
+        {
+            "steps": steps,
+            "rejected": result.rejected,
+            "seconds": result.seconds,
+            "images_seen": {stream.name: count * steps for stream, count in streams},
+        },
+    )
+
+
+def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, float | None]:
+    """Return the COCO metrics of a detector on the validation images."""
+    validation = context.data.validation
+    if validation is None:
+        return {}
+    detections = detect_dataset(
+        detector,
+        validation.samples,
+        batch_size=EVALUATION_BATCH,
+        workers=context.recipe.data.workers,
+        device=context.device,
+    )
+    return evaluate_detections(validation, detections).metrics
+
+
+def initial_student(
+    context: RunContext, stage: TrainStage, seed: int, previous: Path | None
+) -> Detector:
+    """Build the student with the weights that a stage starts from.
+
+    The random weights are a pure function of the seed, so that student and baseline of a seed
+    start equal.
+
+    Raises:
+        WeightsError: The weights to start from do not fit the student.
+    """
+    if stage.init == "previous" and previous is not None:
+        return load_detector(previous / STUDENT)
+    seed_everything(seed, "initial weights", 0)
+    config = context.recipe.student
+    uses_pretrained = stage.init in {"pretrained", "teacher"}
+    student = build_detector(
+        config.detector,
+        classes=context.classes,
+        image_size=context.recipe.data.image_size,
+        pretrained=config.pretrained if uses_pretrained else False,
+        **student_options(config),
+    )
+    if stage.init == "teacher":
+        _copy_neck_and_head(context.teachers[0].detector, student, context)
+    elif isinstance(stage.init, Path):
+        _copy_all(load_detector(stage.init), student, stage.init)
+    return student
+
+
+def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContext) -> None:
+    own = student.state_dict()
+    backbone = {id(p) for p in student.backbone_parameters()}
+    outside = {name for name, p in student.named_parameters() if id(p) not in backbone}
+    taken = {
+        name: value
+        for name, value in teacher.state_dict().items()
+        if name in outside and own[name].shape == value.shape
+    }
+    if not taken:
+        raise WeightsError(
+            "init: teacher copies neck and head where shapes agree, and none agrees between this "
+            "teacher and this student. Give the student the teacher's neck_channels and "
+            "head_depth, or use init: pretrained."
+        )
+    student.load_state_dict({**own, **taken})
+    context.progress.message(f"{len(taken)} of {len(outside)} tensors start as the teacher's.")
+
+
+def _copy_all(source: Detector, student: Detector, path: Path) -> None:
+    try:
+        student.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: these weights do not fit the student: {error}") from error
+
+
+def _stream(
+    context: RunContext,
+    stage: TrainStage,
+    name: str,
+    labels: tuple[Path, LabelStage] | None,
+    seed: int,
+) -> Stream:
+    dataset = context.data.dataset(name)
+    if stage.targets[name] == "human":
+        samples = _human(dataset, len(context.classes))
+    elif labels is None:
+        raise ConfigError(f"targets.{name} is 'pseudo' but no label stage comes before.")
+    else:
+        samples = _pseudo(context, dataset, *labels, seed=seed)
+    if not samples:
+        raise DataError(
+            f"Stream {name!r} has no image left to train on. For pseudo labels: lower the "
+            "threshold or raise keep_empty of the label stage."
+        )
+    return Stream(name=name, samples=tuple(samples))
+
+
+def _human(dataset: Dataset, num_classes: int) -> list[TrainingSample]:
+    return [
+        TrainingSample(
+            sample=sample, targets=targets_from_annotations(sample.annotations, num_classes)
+        )
+        for sample in dataset.samples
+        if sample.annotations is not None
+    ]
+
+
+def _pseudo(
+    context: RunContext, dataset: Dataset, folder: Path, stage: LabelStage, *, seed: int
+) -> list[TrainingSample]:
+    stored = PseudoLabelStore.open(folder / STORE).read()
+    teacher_names = set(context.teachers[0].detector.spec.classes)
+    known = torch.tensor([name in teacher_names for name in context.classes])
+    targets = select_targets(
+        stored,
+        read_thresholds(folder),
+        context.classes,
+        ignore_floor=stage.ignore_floor,
+        weighting=stage.weighting,
+        known_classes=known,
+    )
+    kept = set(keep_images(targets, keep_empty=stage.keep_empty, seed=seed))
+    return [
+        TrainingSample(sample=sample, targets=targets[sample.id])
+        for sample in dataset.samples
+        if sample.id in kept
+    ]
+
+
+def _augmentation(stage: TrainStage) -> Augmentation | None:
+    config = stage.augmentation
+    if config == "none":
+        return None
+    return Augmentation(flip=config.flip, zoom=config.zoom, colour=config.colour)
+
+
+def _settings(stage: TrainStage, seed: int, name: str, steps: int) -> TrainSettings:
+    return TrainSettings(
+        seed=seed,
+        stage=name,
+        steps=steps,
+        accumulate=stage.accumulate,
+        optimizer=stage.optimizer.name,
+        lr=stage.optimizer.lr,
+        backbone_lr_factor=stage.optimizer.backbone_lr_factor,
+        weight_decay=stage.optimizer.weight_decay,
+        momentum=stage.optimizer.momentum,
+        warmup=stage.schedule.warmup,
+        decay=stage.schedule.decay,
+        ema=stage.ema,
+        clip=stage.clip,
+        batch_norm=stage.batch_norm,
+        evaluations=stage.evaluations,
+        checkpoint_every=stage.checkpoint_every,
+    )

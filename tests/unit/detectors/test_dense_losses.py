@@ -1,0 +1,115 @@
+"""Oracle: one anchor or a few, with the focal loss written out by hand."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models.detection._utils import BoxCoder, Matcher
+
+from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT, dense_losses, match_anchors
+from distildet.structures import DensePrediction, Targets
+
+MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
+
+
+def make_targets(boxes=(), labels=(), weights=None, ignore=(), known=(True, True)):
+    return Targets(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        weights=torch.ones(len(labels)) if weights is None else torch.tensor(weights),
+        ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
+        known_classes=torch.tensor(known),
+        origin="human",
+    )
+
+
+def losses_of(logits, targets, codes=None):
+    prediction = DensePrediction(
+        logits=(logits,),
+        box_codes=(torch.zeros(*logits.shape[:2], 4) if codes is None else codes,),
+        priors=(ANCHORS,),
+        activation="sigmoid",
+    )
+    found = dense_losses(prediction, targets, matcher=MATCHER, box_coder=CODER, box_loss="l1")
+    return {name: value.item() for name, value in found.items()}
+
+
+# Focal loss, alpha 0.25, gamma 2 (arXiv 1708.02002, eq. 5), at logit 0, so p = 0.5:
+POSITIVE = 0.25 * 0.5**2 * math.log(2)
+NEGATIVE = 0.75 * 0.5**2 * math.log(2)
+
+
+def test_background_anchors_cost_the_negative_focal_loss_of_every_class():
+    assert losses_of(torch.zeros(1, 3, 2), [make_targets()]) == pytest.approx(
+        {"classification": 6 * NEGATIVE, "box": 0.0}
+    )
+
+
+def test_a_matched_anchor_costs_one_positive_and_its_other_classes():
+    targets = make_targets([[0, 0, 10, 10]], [1])
+
+    assert losses_of(torch.zeros(1, 3, 2), [targets])["classification"] == pytest.approx(
+        POSITIVE + 5 * NEGATIVE
+    )
+
+
+def test_a_weight_scales_both_losses_of_its_box_and_not_the_normaliser():
+    codes = torch.full((1, 3, 4), 0.5)
+    targets = make_targets([[0, 0, 10, 10], [20, 20, 30, 30]], [0, 1], weights=[0.5, 0.0])
+
+    found = losses_of(torch.zeros(1, 3, 2), [targets], codes)
+
+    # Two foreground anchors: the first at half weight, the second at none; one background anchor.
+    assert found["classification"] == pytest.approx(
+        (0.5 * (POSITIVE + NEGATIVE) + 2 * NEGATIVE) / 2
+    )
+    assert found["box"] == pytest.approx(0.5 * 4 * 0.5 / 2)
+
+
+def test_an_ignore_region_takes_its_anchors_out_of_the_loss():
+    targets = make_targets(ignore=[[20, 20, 30, 30]])
+
+    assert losses_of(torch.zeros(1, 3, 2), [targets])["classification"] == pytest.approx(4 * NEGATIVE)
+
+
+def test_an_ignore_region_does_not_take_a_matched_anchor():
+    targets = make_targets([[0, 0, 10, 10]], [0], ignore=[[0, 0, 10, 9]])
+
+    matched = match_anchors(ANCHORS, targets, MATCHER)
+
+    assert matched.tolist() == [0, BACKGROUND, BACKGROUND]
+
+
+def test_the_best_anchor_of_a_small_ignore_region_is_left_out():
+    targets = make_targets(ignore=[[42, 42, 45, 45]])
+
+    assert match_anchors(ANCHORS, targets, MATCHER).tolist() == [BACKGROUND, BACKGROUND, LEFT_OUT]
+
+
+def test_unknown_classes_add_nothing():
+    targets = make_targets([[0, 0, 10, 10]], [0], known=(True, False))
+
+    assert losses_of(torch.zeros(1, 3, 2), [targets])["classification"] == pytest.approx(
+        POSITIVE + 2 * NEGATIVE
+    )
+
+
+def test_duplicating_the_batch_keeps_the_value():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 2, generator=generator)
+    codes = torch.randn(2, 3, 4, generator=generator)
+    targets = [make_targets([[1, 1, 11, 11]], [1]), make_targets()]
+
+    once = losses_of(logits, targets, codes)
+    twice = losses_of(logits.repeat(2, 1, 1), targets * 2, codes.repeat(2, 1, 1))
+
+    assert once == pytest.approx(twice)
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_extreme_logits_stay_finite(extreme):
+    found = losses_of(torch.full((1, 3, 2), extreme), [make_targets([[0, 0, 10, 10]], [0])])
+
+    assert all(math.isfinite(value) for value in found.values())
