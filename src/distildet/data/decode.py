@@ -28,7 +28,7 @@ MAX_PIXELS = 2**27
 """Largest width times height that is decoded: 134 million, 400 MB as RGB."""
 
 # The formats of photographs. Others that Pillow knows run foreign programs (EPS) or are exotic.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

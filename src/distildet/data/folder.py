@@ -58,9 +58,9 @@ def _find_images(folder: Path) -> list[Path]:
 
 def _find_listed(folder: Path, listed: Path) -> list[Path]:
     faults = Faults(listed)
-    paths = [folder / name for name in read_list(listed)]
-    for path in paths:
-        if not is_regular_file(path):
-            faults.add(f"listed images must be files in {folder}, but are missing", path.name)
+    names = read_list(listed)
+    for name in names:
+        if not is_regular_file(folder / name):
+            faults.add(f"listed images must be files in {folder}, but are missing", repr(name))
     faults.raise_if_any()
-    return paths
+    return [folder / name for name in names]

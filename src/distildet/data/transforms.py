@@ -15,13 +15,9 @@ from distildet.structures import Targets
 
 # Any, since torchvision does not declare which of these names are public.
 _KERNELS: Any = functional
-_COLOUR_KERNELS = (
-    _KERNELS.adjust_brightness,
-    _KERNELS.adjust_contrast,
-    _KERNELS.adjust_saturation,
-)
 _MIN_VISIBLE = 0.3
 _MIN_SIDE = 1.0
+_BRIGHTEST_MEAN = 0.8 * 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +119,8 @@ def augmented_view(
         augmentation: How far views vary.
         generator: Source of all random numbers; the view is a pure function of it.
     """
-    zoom, turn, place, *jitter = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
-    corner = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    numbers = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
+    zoom, turn, place, top, left, brightness, contrast, saturation = numbers
     low, high = augmentation.zoom
     height, width = pixels.shape[1:]
     # Log-uniform: halving and doubling are equally likely where both are allowed.
@@ -135,13 +131,17 @@ def augmented_view(
     if len(boxes):
         x1, y1, x2, y2 = boxes[int(place * len(boxes))].tolist()
         centre = ((y1 + y2) / 2, (x1 + x2) / 2)
-    crop = _place_crop(crop_size, (height, width), centre, (corner[0], corner[1]))
+    crop = _place_crop(crop_size, (height, width), centre, (top, left))
     return _render(
         pixels,
         crop,
         _scaled(crop, scale, image_size),
         is_mirrored=turn < augmentation.flip,
-        factors=tuple(1 + augmentation.colour * (2 * number - 1) for number in jitter),
+        factors=(
+            1 + augmentation.colour * (2 * brightness - 1),
+            1 + augmentation.colour * (2 * contrast - 1),
+            1 + augmentation.colour * (2 * saturation - 1),
+        ),
     )
 
 
@@ -209,7 +209,7 @@ def _render(
     size: tuple[int, int],
     *,
     is_mirrored: bool,
-    factors: tuple[float, ...] = (),
+    factors: tuple[float, float, float] | None = None,
 ) -> View:
     part = pixels[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     # Cropping first and scaling once costs the least; uint8 is several times faster than float.
@@ -223,10 +223,19 @@ def _render(
         scaled = _KERNELS.horizontal_flip(scaled)
         mirror = torch.tensor([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
         matrix = mirror @ matrix
-    for adjust, factor in zip(_COLOUR_KERNELS, factors, strict=False):
-        scaled = adjust(scaled, factor)
+    if factors:
+        scaled = _recolour(scaled, *factors)
     return View(
         pixels=_KERNELS.to_dtype(scaled, torch.float32, scale=True).contiguous(),
         image_to_batch=matrix,
         image_size=(pixels.shape[1], pixels.shape[2]),
     )
+
+
+def _recolour(pixels: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    # Brightening what is bright already would burn pale objects into a white ground.
+    mean = max(1.0, float(pixels.float().mean()))
+    pixels = _KERNELS.adjust_brightness(pixels, min(brightness, max(1.0, _BRIGHTEST_MEAN / mean)))
+    pixels = _KERNELS.adjust_contrast(pixels, contrast)
+    recoloured: Tensor = _KERNELS.adjust_saturation(pixels, saturation)
+    return recoloured

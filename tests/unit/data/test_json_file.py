@@ -1,0 +1,39 @@
+"""JSON from outside: what the standard reader passes silently is refused."""
+
+import pytest
+
+from distildet.data.json_file import read_json
+from distildet.errors import DataError
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n "b": }', r"line 2, column 7: not JSON"),
+        (b'{"a": [1, 2', r"line 1, column 12: not JSON.*cut off"),
+        (b'{"a": 1,}', r"line 1, column 9: not JSON"),
+        (b"", "line 1, column 1: not JSON"),
+        (b'{"a": 1, "b": 2, "a": 3}', r"key 'a' occurs 2 times.*beside 'a', 'b'"),
+        (b'{"a": NaN}', "the value NaN is not JSON"),
+        (b'{"a": -Infinity}', "the value -Infinity is not JSON"),
+        (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"1" * 5000, "integer string conversion"),
+    ],
+)
+def test_faulty_json_is_refused_with_the_place(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"a\.json: .*{message}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.json: the file cannot be read \(No such file"):
+        read_json(tmp_path / "gone.json")
