@@ -86,11 +86,12 @@ def load_steps(steps: TorchDataset[Any], chosen: range, workers: int) -> Iterato
             packed = next(loaded)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A worker that dies while it hands over a batch shows as a broken connection.
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
                 raise
             raise ResourceError(
-                f"A process that decodes images died: {error}. The machine probably ran out of "
+                f"A process that decodes images died ({error}). The machine probably ran out of "
                 "memory. Run the same command again to continue, perhaps with fewer workers."
             ) from error
         if isinstance(packed, DistildetError):
