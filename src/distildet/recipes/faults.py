@@ -1,0 +1,142 @@
+"""Turns what pydantic found wrong into messages: where, what was found, what is accepted.
+
+A custom error of the schema says what is accepted; one of type "complete" is the whole sentence.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from distildet.errors import nearest_names
+
+_SHAPES = {
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "model_attributes_type": "a mapping",
+    "model_type": "a mapping",
+    "none_required": "null",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "too_long": "at most {max_length} entries",
+}
+_QUOTED = re.compile(r"'([^']*)'")
+_PLAIN_KEY = re.compile(r"[\w:/-]+")
+_SHOWN_CHARACTERS = 80
+
+
+def join_path(where: str, component: str | int) -> str:
+    """Return the recipe path of an entry of a mapping or a list, such as `stages[1].epochs`."""
+    if isinstance(component, int):
+        return f"{where}[{component}]"
+    if not _PLAIN_KEY.fullmatch(component):
+        return f"{where}[{component!r}]"
+    return f"{where}.{component}" if where else component
+
+
+def shown(value: Any) -> str:
+    """Return a value as it reads in a message, shortened where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _steps(error: ErrorDetails, raw: Any) -> list[str | int]:
+    """Return the location of an error in the raw value, without pydantic's tags of unions."""
+    steps: list[str | int] = []
+    here: Any = raw
+    for step in error["loc"]:
+        in_list = isinstance(here, list) and isinstance(step, int) and step < len(here)
+        if in_list or (isinstance(here, dict) and step in here):
+            here = here[step]
+            steps.append(step)
+    is_about_a_missing_key = error["type"] in {"missing", "complete"} and len(error["loc"]) > 0
+    if is_about_a_missing_key and steps[-1:] != [error["loc"][-1]]:
+        steps.append(error["loc"][-1])
+    return steps
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for member in get_args(annotation) for model in _models_in(member)]
+
+
+def _accepted_keys(model: type[BaseModel], loc: Sequence[str | int]) -> set[str]:
+    """Return the keys that the section around an unknown key takes."""
+    models = [model]
+    for step in loc[:-1]:
+        fields = [m.model_fields[step] for m in models if step in m.model_fields]
+        if fields:
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
+            continue
+        tagged = [
+            m
+            for m in models
+            if "stage" in m.model_fields and step in get_args(m.model_fields["stage"].annotation)
+        ]
+        models = tagged or models
+    return {name for m in models for name in m.model_fields}
+
+
+def _accepted(error: ErrorDetails) -> str:
+    """Return what would have been right, as a phrase."""
+    if error["type"] in _SHAPES:
+        return _SHAPES[error["type"]].format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Input should be ")
+
+
+def _names(found: Any, expected: str) -> str:
+    """Return pydantic's listing of quoted names as ours, with the nearest one."""
+    return nearest_names(found if isinstance(found, str) else "", _QUOTED.findall(expected))
+
+
+def _message(error: ErrorDetails, where: str, model: type[BaseModel] | None) -> str:
+    context, found = error.get("ctx", {}), error["input"]
+    match error["type"]:
+        case "missing":
+            text = "missing. It is required."
+        case "complete":
+            text = error["msg"]
+        case "extra_forbidden":
+            keys = _accepted_keys(model, error["loc"]) if model else ()
+            text = f"unknown key. {nearest_names(str(error['loc'][-1]), keys)}"
+        case "literal_error":
+            text = f"found {shown(found)}. {_names(found, context['expected'])}"
+        case "union_tag_not_found":
+            return f"{join_path(where, 'stage')}: missing. Accepted: label, train."
+        case "union_tag_invalid":
+            tags = _names(context["tag"], context["expected_tags"])
+            return f"{join_path(where, 'stage')}: found {shown(context['tag'])}. {tags}"
+        case _:
+            text = f"found {shown(found)}. Accepted: {_accepted(error)}."
+    return f"{where}: {text}"
+
+
+def describe(
+    error: ValidationError, raw: Any, *, where: str = "", model: type[BaseModel] | None = None
+) -> list[str]:
+    """Return one message for each fault that pydantic found.
+
+    Args:
+        error: What pydantic raised.
+        raw: The value it was given: mappings, lists and texts.
+        where: Recipe path of that value.
+        model: What the value was validated as, to name the accepted keys.
+    """
+    by_path: dict[str, list[ErrorDetails]] = {}
+    for fault in error.errors(include_url=False):
+        path = where
+        for step in _steps(fault, raw):
+            path = join_path(path, step)
+        by_path.setdefault(path, []).append(fault)
+    messages = []
+    for path, faults in by_path.items():
+        if len(faults) == 1:
+            messages.append(_message(faults[0], path, model))
+            continue
+        # Several faults of one value are the members of a union, each of which refused it.
+        phrase = " or ".join(dict.fromkeys(_accepted(fault) for fault in faults))
+        messages.append(f"{path}: found {shown(faults[0]['input'])}. Accepted: {phrase}.")
+    return messages

@@ -1,0 +1,310 @@
+"""Reads recipe files: safe YAML in which every scalar stays a text until the schema types it."""
+
+import importlib.resources
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from distildet.artefacts import fingerprint_json
+from distildet.errors import ConfigError, nearest_names
+from distildet.recipes.checks import disagreements, missing_files, sections_of, sound_sections
+from distildet.recipes.faults import describe
+from distildet.recipes.merging import apply_override, merge_preset, parse_override
+from distildet.recipes.schema import Recipe
+from distildet.recipes.values import FOLDER_KEY, read_none
+
+SIZE_LIMIT_BYTES = 1_000_000
+_DEEPEST = 32
+_UNUSABLE_TEXT = re.compile("[\0\ud800-\udfff]")
+_PLAIN_OPTION = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false")
+_WITHOUT_INFLUENCE: dict[str, Any] = {
+    "preset": True,
+    "data": {"workers": True},
+    "stages": {"__all__": {"checkpoint_every": True}},
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
+    """Read a recipe, fill in its preset and defaults, and check it.
+
+    Args:
+        path: YAML file. Relative paths in it, and in overrides, start at its folder.
+        overrides: Such as `stages[1].epochs=3`; the value is YAML. They win over the file, and
+            those of `stages` also over the stages of the preset.
+        check_files: Also check that the files and folders that it names are there.
+
+    Raises:
+        ConfigError: The file cannot be read, or the recipe has faults; all of them are listed.
+    """
+    raw = _read_file(path)
+    faults: list[str] = []
+    early, late = _parsed_overrides(overrides, faults)
+    _apply(raw, early, faults)
+    preset_fault = _fill_in_preset(raw)
+    if preset_fault is None:
+        _apply(raw, late, faults)
+    recipe, found = _validated(raw, path.absolute().parent, check_files=check_files)
+    if preset_fault is not None:
+        # Without its preset a recipe may well have no stages: that is no fault of its own.
+        found = [preset_fault, *(f for f in found if not f.startswith("stages: missing"))]
+    faults += found
+    if faults or recipe is None:
+        raise _faulty(path, faults)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return a recipe as YAML with every default filled in; it loads again to an equal recipe."""
+    content = recipe.model_dump(mode="json", exclude_none=True)
+    content["student"] |= {
+        name: _option_texts(value) for name, value in recipe.student.options.items()
+    }
+    return yaml.dump(
+        content,
+        Dumper=_RecipeDumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """Return the sha256 of all of a recipe that can change a result."""
+    return fingerprint_json(recipe.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE))
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets that are shipped, sorted."""
+    folder = importlib.resources.files("distildet.recipes") / "presets"
+    names = (Path(entry.name) for entry in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".yaml"))
+
+
+def _faulty(where: object, faults: Sequence[str]) -> ConfigError:
+    if len(faults) == 1:
+        return ConfigError(f"{where}: {faults[0]}")
+    listed = "".join(f"\n  {fault}" for fault in faults)
+    return ConfigError(f"{where}: {len(faults)} faults:{listed}")
+
+
+def _validated(
+    raw: dict[str, Any], folder: Path, *, check_files: bool
+) -> tuple[Recipe | None, list[str]]:
+    context = {FOLDER_KEY: folder}
+    recipe, faults = None, []
+    try:
+        recipe = Recipe.model_validate(raw, context=context)
+        sections = sections_of(recipe)
+    except ValidationError as error:
+        faults = describe(error, raw, model=Recipe)
+        sections = sound_sections(raw, context)
+    faults += disagreements(sections)
+    if check_files:
+        faults += missing_files(sections)
+    return recipe, faults
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the recipe cannot be read ({error.strerror}). Give the path of a YAML file."
+        ) from error
+    if len(content) > SIZE_LIMIT_BYTES:
+        raise ConfigError(
+            f"{path}: larger than {SIZE_LIMIT_BYTES} bytes. A recipe is a short YAML file; "
+            "give its path."
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}:{line}: this is no UTF-8 text. Save the recipe as UTF-8."
+        ) from error
+    raw = _parse(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: this is no recipe. Accepted: a mapping with keys like `data`.")
+    return raw
+
+
+def _parsed_overrides(
+    overrides: Sequence[str], faults: list[str]
+) -> tuple[list[tuple[list[str | int], Any]], ...]:
+    """Return the overrides that come before the preset, and those of the stages after it."""
+    early: list[tuple[list[str | int], Any]] = []
+    late: list[tuple[list[str | int], Any]] = []
+    for text in overrides:
+        try:
+            steps, value = parse_override(text)
+            parsed = (steps, _parse(value, f"--set {text.partition('=')[0]}"))
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        (late if steps[0] == "stages" else early).append(parsed)
+    return early, late
+
+
+def _apply(
+    raw: dict[str, Any], overrides: Sequence[tuple[list[str | int], Any]], faults: list[str]
+) -> None:
+    for steps, value in overrides:
+        try:
+            apply_override(raw, steps, value)
+        except ConfigError as error:
+            faults.append(str(error))
+
+
+def _fill_in_preset(raw: dict[str, Any]) -> str | None:
+    """Merge the preset of a recipe under what the recipe gives; return the fault, if any."""
+    name = read_none(raw.get("preset"))
+    if name is None:
+        return None
+    if name not in preset_names():
+        nearest = nearest_names(name if isinstance(name, str) else "", preset_names())
+        return f"preset: found {name!r}. {nearest}"
+    file = importlib.resources.files("distildet.recipes") / "presets" / f"{name}.yaml"
+    preset = _parse(file.read_text("utf-8"), file.name)
+    merge_preset(raw, preset)
+    return None
+
+
+def _parse(text: str, source: str) -> Any:
+    """Return YAML as mappings, lists and texts.
+
+    Raises:
+        ConfigError: It is no YAML, or has what a recipe may not have; with line and column.
+    """
+    reader = _PlainReader(text, source)
+    try:
+        value = reader.read()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{source}:{line}: no YAML: {error.reason}.") from error
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(
+            f"{_place(source, error.problem_mark)}: no YAML: {error.problem}."
+        ) from error
+    if reader.faults:
+        raise ConfigError("\n".join(reader.faults))
+    return value
+
+
+def _place(source: str, mark: Any) -> str:
+    return f"{source}:{mark.line + 1}:{mark.column + 1}"
+
+
+class _PlainReader:
+    """Builds plain values from the events of a YAML text; nothing in it is ever constructed.
+
+    Args:
+        text: The whole text.
+        source: File name as it reads in messages.
+    """
+
+    def __init__(self, text: str, source: str) -> None:
+        self.faults: list[str] = []
+        self._source = source
+        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=yaml.BaseLoader))
+
+    def read(self) -> Any:
+        """Return the value of the one document; an empty text is an empty text."""
+        value: Any = ""
+        num_documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                num_documents += 1
+                if num_documents > 1:
+                    self._refuse(event, "a second document begins here. One is accepted.")
+            elif isinstance(event, yaml.NodeEvent):
+                value = self._node(event, depth=1)
+        return value
+
+    def _refuse(self, event: Any, message: str) -> None:
+        self.faults.append(f"{_place(self._source, event.start_mark)}: {message}")
+
+    def _node(self, event: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            place = _place(self._source, event.start_mark)
+            raise ConfigError(f"{place}: nested deeper than {_DEEPEST} levels. Accepted: fewer.")
+        self._check(event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(depth)
+        return event.value if isinstance(event, yaml.ScalarEvent) else ""
+
+    def _check(self, event: Any) -> None:
+        """Note what a recipe may not have at a node."""
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(event, f"the alias *{event.anchor} is refused. Write the value out.")
+            return
+        if event.anchor is not None:
+            self._refuse(event, f"the anchor &{event.anchor} is refused. Remove it.")
+        if event.tag is not None:
+            self._refuse(event, f"the tag {event.tag!r} is refused. Values are typed by their key.")
+        if isinstance(event, yaml.ScalarEvent) and _UNUSABLE_TEXT.search(event.value):
+            self._refuse(event, f"the text {event.value!r} has a character that no text may have.")
+
+    def _sequence(self, depth: int) -> list[Any]:
+        values = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            values.append(self._node(event, depth + 1))
+        return values
+
+    def _mapping(self, depth: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            value = self._node(next(self._events), depth + 1)
+            is_text = isinstance(event, yaml.ScalarEvent)
+            if not is_text:
+                self._refuse(event, "this key is no text. Accepted: a name.")
+            elif key in values:
+                self._refuse(event, f"the key {key!r} is given already in line {lines[key]}.")
+            else:
+                values[key] = value
+                lines[key] = event.start_mark.line + 1
+        return values
+
+
+class _OptionText(str):
+    """Text of an option of the student; written without quotes where it is a number or boolean."""
+
+    __slots__ = ()
+
+
+class _RecipeDumper(yaml.SafeDumper):
+    """Writes recipes."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        """Write a value out each time it occurs."""
+        return True
+
+
+def _write_option(dumper: Any, text: _OptionText) -> yaml.ScalarNode:
+    # Under the tag that YAML readers see in the bare text, it is written without quotes.
+    bare = str(text)
+    is_bare = _PLAIN_OPTION.fullmatch(bare) is not None
+    tag = dumper.resolve(yaml.ScalarNode, bare, (is_bare, False))
+    node: yaml.ScalarNode = dumper.represent_scalar(tag, bare)
+    return node
+
+
+_RecipeDumper.add_representer(_OptionText, _write_option)
+
+
+def _option_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _option_texts(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_option_texts(inner) for inner in value]
+    return _OptionText(value) if isinstance(value, str) else value

@@ -1,0 +1,145 @@
+"""The parts of a recipe that name what is there: images, teachers and the student's family."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+
+from distildet.recipes.values import (
+    Boolean,
+    Integer,
+    NonePossible,
+    NotEmpty,
+    Number,
+    OptionalPath,
+    Pretrained,
+    RecipePath,
+    Section,
+    complete_fault,
+)
+
+
+class SourceConfig(Section):
+    """Where images, and their annotations if they have any, come from."""
+
+    format: Literal["coco", "folder"] = Field(
+        description="coco: images and one JSON file; folder: images without annotations."
+    )
+    images: RecipePath = Field(description="Folder of the images; sample ids are relative to it.")
+    annotations: OptionalPath = Field(
+        default=None, description="File of annotations; needed by coco, refused by folder."
+    )
+    list: OptionalPath = Field(
+        default=None,
+        description="Text file with one image a line, relative to `images`; only these are used.",
+    )
+    strict: Boolean = Field(
+        default=False,
+        description="Stop at a record that cannot be used, instead of dropping and counting it.",
+    )
+
+    @field_validator("annotations")
+    @classmethod
+    def _fits_the_format(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("format")
+        if kind == "coco" and value is None:
+            raise complete_fault("missing. Format 'coco' needs a file of annotations.")
+        if kind == "folder" and value is not None:
+            raise complete_fault(
+                "format 'folder' has no annotations. Remove this key, or set format to coco."
+            )
+        return value
+
+
+class AnnotatedSourceConfig(SourceConfig):
+    """Images with annotations."""
+
+    format: Literal["coco"] = Field(description="coco: images and one JSON file.")
+
+
+class LabeledSourceConfig(AnnotatedSourceConfig):
+    """Annotated images to learn from, of which a part may be hidden."""
+
+    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Share of the images whose labels are used, 0 < fraction <= 1."
+    )
+    seed: Annotated[Integer, Field(ge=0)] = Field(
+        default=0, description="Seed that chooses the fraction."
+    )
+    scene_gap: Annotated[Integer, Field(ge=0)] = Field(
+        default=0,
+        description="Images whose file-name numbers differ by at most this are frames of one "
+        "scene, and are kept or hidden together; 0 = every image by itself.",
+    )
+
+
+LABELED_REST: Literal["labeled-rest"] = "labeled-rest"
+
+
+def _kind_of_unlabeled(value: Any) -> str | None:
+    if isinstance(value, dict | SourceConfig):
+        return "source"
+    return "rest" if value == LABELED_REST else None
+
+
+UnlabeledEntry = Annotated[
+    Annotated[SourceConfig, Tag("source")] | Annotated[Literal["labeled-rest"], Tag("rest")],
+    Discriminator(
+        _kind_of_unlabeled,
+        custom_error_type="unlabeled",
+        custom_error_message="a mapping with format and images, or labeled-rest",
+    ),
+]
+
+
+class DataConfig(Section):
+    """The images of a run."""
+
+    image_size: Annotated[Integer, Field(ge=32, le=4096)] = Field(
+        description="Longer side in pixels to which images are scaled, 32..4096."
+    )
+    workers: Annotated[Integer, Field(ge=0)] = Field(
+        default=2, description="Processes that load images; 0 = in the main process."
+    )
+    labeled: Annotated[LabeledSourceConfig | None, NonePossible] = Field(
+        default=None, description="Annotated images to learn from."
+    )
+    unlabeled: tuple[UnlabeledEntry, ...] = Field(
+        default=(),
+        description="Images without labels: sources, or labeled-rest (the labeled images whose "
+        "labels `fraction` hides).",
+    )
+    validation: Annotated[AnnotatedSourceConfig | None, NonePossible] = Field(
+        default=None, description="Annotated images on which every model is measured."
+    )
+
+
+class TeacherConfig(Section):
+    """A trained detector that guides the student."""
+
+    detector: RecipePath = Field(description="Bundle folder of a trained detector.")
+
+
+class StudentConfig(BaseModel):
+    """The detector that learns; all further keys are options of its family."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, validate_default=True)
+
+    detector: Annotated[str, NotEmpty] = Field(
+        description="Name of the detector family, such as retinanet."
+    )
+    pretrained: Pretrained = Field(
+        default=True, description="Backbone weights: true, false, or a file of weights."
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the family as the recipe has them: texts, lists and mappings."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,270 @@
+"""The stages of a recipe: labeling by the teacher and training of the student."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from distildet.recipes.streams import Stream, TargetKind, share_out
+from distildet.recipes.values import (
+    Init,
+    Integer,
+    NonePossible,
+    NotEmpty,
+    Number,
+    Section,
+    Share,
+    Threshold,
+    complete_fault,
+)
+
+Streams = dict[Stream, Annotated[Number, Field(gt=0)]]
+
+
+class LabelStage(Section):
+    """Stage in which the teacher labels images."""
+
+    stage: Literal["label"] = Field(description="label: the teacher labels images.")
+    images: Stream = Field(default="all", description="Which images: unlabeled, labeled or all.")
+    threshold: Threshold = Field(
+        default="auto",
+        description="Score from which a detection becomes a target: auto (for each class as many "
+        "boxes an image as the labels have), one number, or a number for each class name.",
+    )
+    ignore_floor: Share = Field(
+        default=0.1,
+        description="Detections between this score and the threshold become ignore regions; those "
+        "below it are dropped.",
+    )
+    fallback_threshold: Share = Field(
+        default=0.4, description="Threshold of classes for which there is no other."
+    )
+    batch_size: Annotated[Integer, Field(ge=1)] = Field(
+        default=16, description="Images the teacher sees at once."
+    )
+    weighting: Literal["hard", "score"] = Field(
+        default="hard",
+        description="Weight of a pseudo-label in the losses: hard (1) or its score.",
+    )
+    keep_empty: Share = Field(
+        default=0.1,
+        description="Share kept, as background, of the images in which no pseudo-label is left.",
+    )
+
+    @field_validator("ignore_floor")
+    @classmethod
+    def _lies_below_the_thresholds(cls, value: float, info: ValidationInfo) -> float:
+        given = info.data.get("threshold", "auto")
+        thresholds = given if isinstance(given, dict) else {"": given}
+        numbers = [number for number in thresholds.values() if number != "auto"]
+        if value > min(numbers, default=1.0):
+            raise complete_fault(
+                f"found {value}, above the threshold {min(numbers)}. "
+                f"Accepted: 0..{min(numbers)}, or set a higher threshold."
+            )
+        return value
+
+    @field_validator("fallback_threshold")
+    @classmethod
+    def _lies_above_the_floor(cls, value: float, info: ValidationInfo) -> float:
+        floor = info.data.get("ignore_floor", 0.0)
+        if value < floor:
+            raise complete_fault(f"found {value}. Accepted: ignore_floor {floor} .. 1.")
+        return value
+
+
+class OptimizerConfig(Section):
+    """How a train stage updates the weights."""
+
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw or sgd.")
+    lr: Annotated[Number, Field(gt=0)] = Field(description="Highest learning rate of the stage.")
+    backbone_lr_factor: Annotated[Number, Field(ge=0)] = Field(
+        default=1.0, description="Factor of the backbone's learning rate; 0 = frozen backbone."
+    )
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(
+        default=0.02, description="Weight decay; norms and biases have none."
+    )
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.9, description="Momentum of sgd, first beta of adamw."
+    )
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over a train stage."""
+
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="Share of the stage in which the learning rate rises linearly."
+    )
+    decay: Literal["cosine", "constant"] = Field(
+        default="cosine", description="Course after the warm-up: cosine (to 0) or constant."
+    )
+
+
+class AugmentationConfig(Section):
+    """Random changes of the training images."""
+
+    flip: Share = Field(default=0.5, description="Probability of a horizontal mirror.")
+    zoom: tuple[Annotated[Number, Field(gt=0)], Annotated[Number, Field(gt=0)]] = Field(
+        default=(0.75, 1.6), description="Smallest and largest random scale; [1, 1] = off."
+    )
+    colour: Share = Field(
+        default=0.25, description="Strength of changes of brightness and colour; 0 = off."
+    )
+
+    @field_validator("zoom")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise complete_fault(
+                f"found {list(value)}. Accepted: the smaller scale first, then the larger."
+            )
+        return value
+
+
+def _kind_of_augmentation(value: Any) -> str | None:
+    if isinstance(value, dict | AugmentationConfig):
+        return "settings"
+    return "none" if value == "none" else None
+
+
+Augmentation = Annotated[
+    Annotated[AugmentationConfig, Tag("settings")] | Annotated[Literal["none"], Tag("none")],
+    Discriminator(
+        _kind_of_augmentation,
+        custom_error_type="augmentation",
+        custom_error_message="none, or a mapping with flip, zoom and colour",
+    ),
+]
+
+
+class TrainStage(Section):
+    """Stage in which the student learns."""
+
+    stage: Literal["train"] = Field(description="train: the student learns.")
+    images: Annotated[Streams, NotEmpty] = Field(
+        default={"labeled": 1.0},
+        description="Streams (labeled, unlabeled, all) and their ratio inside each batch.",
+    )
+    targets: dict[Stream, TargetKind] = Field(
+        default={},
+        description="For each stream human or pseudo; by default human for labeled, else pseudo.",
+    )
+    init: Init = Field(
+        default="previous",
+        description="Weights to start from: previous (stage), pretrained (backbone), teacher (neck "
+        "and head, where shapes agree), or a path. The first train stage starts from pretrained "
+        "unless something else is given.",
+    )
+    epochs: Annotated[Annotated[Number, Field(gt=0)] | None, NonePossible] = Field(
+        default=None,
+        description="Length in passes of the stream that has most images; give this or steps.",
+    )
+    steps: Annotated[Annotated[Integer, Field(ge=1)] | None, NonePossible] = Field(
+        default=None, description="Length in optimizer steps; give this or epochs."
+    )
+    batch_size: Annotated[Integer, Field(ge=1)] = Field(
+        default=16, description="Images of an optimizer step."
+    )
+    accumulate: Annotated[Integer, Field(ge=1)] = Field(
+        default=1, description="Parts in which a batch is computed one after the other."
+    )
+    optimizer: OptimizerConfig = Field(description="How the weights are updated.")
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="Course of the learning rate."
+    )
+    ema: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        default=0.998, description="Decay of the moving average of the weights; 0 = off."
+    )
+    clip: Annotated[Number, Field(ge=0)] = Field(
+        default=10.0, description="Largest norm of the gradient; 0 = off."
+    )
+    batch_norm: Literal["train", "frozen"] = Field(
+        default="train", description="Whether batch-norm statistics follow the batches."
+    )
+    augmentation: Augmentation = Field(
+        default=AugmentationConfig(), description="Random changes of the images, or none."
+    )
+    evaluations: Annotated[Integer, Field(ge=1)] = Field(
+        default=4, description="Validations, evenly spread over the stage, the last at its end."
+    )
+    checkpoint_every: Annotated[Integer, Field(ge=1)] = Field(
+        default=200, description="Steps between checkpoints."
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_fit_the_streams(
+        cls, value: dict[Stream, TargetKind], info: ValidationInfo
+    ) -> dict[Stream, TargetKind]:
+        if "images" not in info.data:
+            return value
+        streams: Mapping[Stream, float] = info.data["images"]
+        for stream, kind in value.items():
+            if stream not in streams:
+                raise complete_fault(
+                    f"found the stream {stream!r}, which `images` does not have. "
+                    f"Accepted: {', '.join(sorted(streams))}."
+                )
+            if kind == "human" and stream != "labeled":
+                raise complete_fault(
+                    f"found human targets for {stream!r}. Only the stream labeled has human "
+                    "targets; here pseudo is accepted."
+                )
+        defaults: dict[Stream, TargetKind] = {
+            stream: "human" if stream == "labeled" else "pseudo" for stream in streams
+        }
+        return {**defaults, **value}
+
+    @field_validator("steps")
+    @classmethod
+    def _one_length(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if "epochs" not in info.data:
+            return value
+        if (value is None) == (info.data["epochs"] is None):
+            found = "neither epochs nor steps" if value is None else "both epochs and steps"
+            raise complete_fault(
+                f"found {found}. Exactly one of them is accepted; the other is left out or null."
+            )
+        return value
+
+    @field_validator("batch_size")
+    @classmethod
+    def _every_stream_has_an_image(cls, value: int, info: ValidationInfo) -> int:
+        for stream, count in share_out(info.data.get("images", {}), value).items():
+            if count == 0:
+                raise complete_fault(
+                    f"a batch of {value} has no image of the stream {stream!r}. "
+                    "Raise batch_size, or the ratio of that stream in `images`."
+                )
+        return value
+
+    @field_validator("accumulate")
+    @classmethod
+    def _divides_the_batch(cls, value: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size", value)
+        if batch_size % value:
+            raise complete_fault(f"found {value}. Accepted: a divisor of batch_size {batch_size}.")
+        return value
+
+    def counts(self) -> dict[Stream, int]:
+        """Return how many images of each stream a batch has, by largest remainder."""
+        return share_out(self.images, self.batch_size)
+
+    def steps_for(self, stream_sizes: Mapping[str, int]) -> int:
+        """Return the number of optimizer steps.
+
+        Args:
+            stream_sizes: Stream -> number of images in it, for every stream of the stage.
+
+        Returns:
+            `steps`, or what `epochs` passes of the stream that has most images come to, rounded,
+            at least 1.
+        """
+        if self.epochs is None:
+            return self.steps or 1
+        counts = self.counts()
+        longest = max(counts, key=lambda stream: stream_sizes[stream])
+        return max(1, round(self.epochs * stream_sizes[longest] / counts[longest]))
+
+
+Stage = Annotated[LabelStage | TrainStage, Field(discriminator="stage")]
