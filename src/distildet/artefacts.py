@@ -98,9 +98,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o777 & ~umask)
-            for file in temporary.iterdir():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
             if path.exists():
                 remove_folder(path)
             temporary.rename(path)

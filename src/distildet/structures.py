@@ -116,6 +116,23 @@ class Detections:
         """Return the number of detections."""
         return len(self.scores)
 
+    def chosen(self, which: Tensor) -> "Detections":
+        """Return some of the detections.
+
+        Args:
+            which: [n] bool, or indices in the wanted order.
+        """
+        return Detections(
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            labels=self.labels[which],
+            probs=None if self.probs is None else self.probs[which],
+        )
+
+    def above(self, threshold: float) -> "Detections":
+        """Return the detections with a score of at least `threshold`."""
+        return self.chosen(self.scores >= threshold)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DensePrediction:

@@ -13,7 +13,6 @@ from distildet import artefacts
 from distildet.classes import ClassList, map_labels
 from distildet.data.dataset import Dataset, Sample
 from distildet.data.loader import evaluation_batches
-from distildet.detectors.base import Detector
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality
 from distildet.pseudolabels.generate import label_images
@@ -100,8 +99,7 @@ def label_with(
 def _mapped(found: Detections, mapping: Sequence[int | None]) -> Detections:
     table = torch.tensor([-1 if label is None else label for label in mapping])
     labels = table[found.labels]
-    kept = labels >= 0
-    return Detections(boxes=found.boxes[kept], scores=found.scores[kept], labels=labels[kept])
+    return replace(found, labels=labels, probs=None).chosen(labels >= 0)
 
 
 def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> None:
@@ -181,10 +179,7 @@ def _quality(
     kept = {}
     for sample in known.samples:
         found = stored[sample.id].detections
-        chosen = found.scores >= limits[found.labels]
-        kept[sample.id] = Detections(
-            boxes=found.boxes[chosen], scores=found.scores[chosen], labels=found.labels[chosen]
-        )
+        kept[sample.id] = found.chosen(found.scores >= limits[found.labels])
     return label_quality(known, kept)
 
 

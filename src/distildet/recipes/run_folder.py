@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +14,17 @@ import torch
 
 from distildet import artefacts
 from distildet.errors import ConfigError, StageError
+from distildet.recipes.schema import LabelStage, TrainStage
 
 LOCK = ".lock"
 RESULT = "result.json"
 RECIPE = "recipe.yaml"
 DATA = "data.json"
 DONE = "DONE"
+STUDENT = "student"
+BASELINE = "baseline"
+TEACHER = "teacher"
+DETECTIONS = "detections.json"
 # Settings that may differ when a run is continued: they do not change what a seed computes.
 CONTINUABLE = ("seeds", "data.workers")
 
@@ -137,3 +142,28 @@ def read_done(folder: Path) -> dict[str, Any]:
 def write_done(folder: Path, noted: Mapping[str, Any]) -> None:
     """Mark a stage as finished; nothing of it is written after this."""
     artefacts.write_json(folder / DONE, noted)
+
+
+def arm_folder(out: Path, seed: int, arm: str) -> Path:
+    """Return the folder with the stages of an arm ("student" or "baseline") of a seed."""
+    folder = out / f"seed-{seed}"
+    return folder / BASELINE if arm == BASELINE else folder
+
+
+def stage_folder(arm: Path, index: int, stage: LabelStage | TrainStage) -> Path:
+    """Return the folder of a stage, such as `02-train`, by its place from 0."""
+    return arm / f"{index + 1:02d}-{stage.stage}"
+
+
+def train_folders(arm: Path, stages: Sequence[LabelStage | TrainStage]) -> list[Path]:
+    """Return the folders of the train stages, in order."""
+    return [
+        stage_folder(arm, index, stage)
+        for index, stage in enumerate(stages)
+        if isinstance(stage, TrainStage)
+    ]
+
+
+def last_train_folder(arm: Path, stages: Sequence[LabelStage | TrainStage]) -> Path:
+    """Return the folder of the stage whose student is the arm's result."""
+    return train_folders(arm, stages)[-1]

@@ -20,20 +20,24 @@ from distildet.recipes.result import build_result
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import load_run_data
 from distildet.recipes.run_folder import (
+    BASELINE,
     DATA,
+    DETECTIONS,
     RECIPE,
     RESULT,
+    STUDENT,
+    TEACHER,
+    arm_folder,
     check_same,
     environment,
-    is_done,
     locked,
-    read_done,
+    stage_folder,
 )
-from distildet.recipes.schema import LabelStage, Recipe, TrainStage
-from distildet.recipes.train_stage import EVALUATION_BATCH, STUDENT, run_train_stage
+from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
+from distildet.recipes.student import student_options
+from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
 from distildet.training.interruption import interruptible
 
-BASELINE = "baseline"
 SETTINGS = "settings.json"
 
 
@@ -96,6 +100,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         if finished is not None:
             progress.message(f"{out}: this run has already finished.")
             return finished
+        student_options(recipe.student)
         data = load_run_data(recipe.data)
         check_same(out / DATA, data.fingerprints(), "data")
         artefacts.write_text(out / RECIPE, dump_recipe(recipe))
@@ -141,23 +146,6 @@ def _classes(of_data: ClassList | None, teachers: Sequence[Teacher]) -> ClassLis
     )
 
 
-def arm_folder(out: Path, seed: int, name: str) -> Path:
-    """Return the folder that holds the stages of the student or of the baseline of a seed."""
-    folder = out / f"seed-{seed}"
-    return folder / BASELINE if name == BASELINE else folder
-
-
-def stage_folder(arm: Path, index: int, stage: LabelStage | TrainStage) -> Path:
-    """Return the folder of a stage, such as `02-train`."""
-    return arm / f"{index + 1:02d}-{stage.stage}"
-
-
-def last_train_folder(arm: Path, stages: Sequence[LabelStage | TrainStage]) -> Path:
-    """Return the folder of the stage whose student is the arm's result."""
-    index = max(i for i, stage in enumerate(stages) if isinstance(stage, TrainStage))
-    return stage_folder(arm, index, stages[index])
-
-
 def _arms(context: RunContext, seed: int) -> list[_Arm]:
     recipe = context.recipe
     sizes = context.data.sizes()
@@ -165,11 +153,11 @@ def _arms(context: RunContext, seed: int) -> list[_Arm]:
         stage.steps_for(sizes) if isinstance(stage, TrainStage) else None for stage in recipe.stages
     ]
     arms = [_Arm(folder=arm_folder(context.out, seed, STUDENT), stages=recipe.stages, steps=steps)]
-    if recipe.has_baseline:
+    if recipe.baseline:
         arms.append(
             _Arm(
                 folder=arm_folder(context.out, seed, BASELINE),
-                stages=recipe.baseline_stages(),
+                stages=without_teachers(recipe.stages),
                 steps=[count for count in steps if count is not None],
             )
         )
@@ -196,12 +184,12 @@ def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
             )
             previous = folder
     if previous is not None:
-        _detect(context, previous / STUDENT, arm.folder / "detections.json")
+        _detect(context, previous / STUDENT, arm.folder / DETECTIONS)
 
 
 def _detect_teacher(context: RunContext) -> None:
-    for index, teacher in enumerate(context.teachers):
-        _detect(context, teacher.path, context.out / "teachers" / f"{index}.json")
+    for teacher in context.teachers:
+        _detect(context, teacher.path, context.out / TEACHER / DETECTIONS)
 
 
 def _detect(context: RunContext, bundle: Path, path: Path) -> None:

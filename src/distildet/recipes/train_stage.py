@@ -9,21 +9,22 @@ from distildet.data.dataset import Dataset
 from distildet.data.loader import Stream, TrainingSample, targets_from_annotations, training_batches
 from distildet.data.transforms import Augmentation
 from distildet.detectors.base import Detector
-from distildet.detectors.bundle import build_detector, load_detector, save_detector
-from distildet.errors import ConfigError, DataError, WeightsError
+from distildet.detectors.bundle import save_detector
+from distildet.errors import ConfigError, DataError
 from distildet.evaluation.coco_metrics import evaluate_detections
 from distildet.evaluation.detect_dataset import detect_dataset
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.recipes.label_stage import STORE, read_thresholds
 from distildet.recipes.run_context import RunContext
-from distildet.recipes.run_folder import is_done, write_done
-from distildet.recipes.schema import LabelStage, TrainStage, student_options
-from distildet.training.loop import Trainer, seed_everything
+from distildet.recipes.run_folder import STUDENT, is_done, write_done
+from distildet.recipes.schema import LabelStage, TrainStage
+from distildet.recipes.streams import Stream as StreamName
+from distildet.recipes.student import initial_student
+from distildet.training.loop import Trainer
 from distildet.training.settings import TrainSettings
 from distildet.training.task import Task
 
-STUDENT = "student"
 EVALUATION_BATCH = 16
 
 
@@ -110,66 +111,10 @@ def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, 
     return evaluate_detections(validation, detections).metrics
 
 
-def initial_student(
-    context: RunContext, stage: TrainStage, seed: int, previous: Path | None
-) -> Detector:
-    """Build the student with the weights that a stage starts from.
-
-    The random weights are a pure function of the seed, so that student and baseline of a seed
-    start equal.
-
-    Raises:
-        WeightsError: The weights to start from do not fit the student.
-    """
-    if stage.init == "previous" and previous is not None:
-        return load_detector(previous / STUDENT)
-    seed_everything(seed, "initial weights", 0)
-    config = context.recipe.student
-    uses_pretrained = stage.init in {"pretrained", "teacher"}
-    student = build_detector(
-        config.detector,
-        classes=context.classes,
-        image_size=context.recipe.data.image_size,
-        pretrained=config.pretrained if uses_pretrained else False,
-        **student_options(config),
-    )
-    if stage.init == "teacher":
-        _copy_neck_and_head(context.teachers[0].detector, student, context)
-    elif isinstance(stage.init, Path):
-        _copy_all(load_detector(stage.init), student, stage.init)
-    return student
-
-
-def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContext) -> None:
-    own = student.state_dict()
-    backbone = {id(p) for p in student.backbone_parameters()}
-    outside = {name for name, p in student.named_parameters() if id(p) not in backbone}
-    taken = {
-        name: value
-        for name, value in teacher.state_dict().items()
-        if name in outside and own[name].shape == value.shape
-    }
-    if not taken:
-        raise WeightsError(
-            "init: teacher copies neck and head where shapes agree, and none agrees between this "
-            "teacher and this student. Give the student the teacher's neck_channels and "
-            "head_depth, or use init: pretrained."
-        )
-    student.load_state_dict({**own, **taken})
-    context.progress.message(f"{len(taken)} of {len(outside)} tensors start as the teacher's.")
-
-
-def _copy_all(source: Detector, student: Detector, path: Path) -> None:
-    try:
-        student.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: these weights do not fit the student: {error}") from error
-
-
 def _stream(
     context: RunContext,
     stage: TrainStage,
-    name: str,
+    name: StreamName,
     labels: tuple[Path, LabelStage] | None,
     seed: int,
 ) -> Stream:

@@ -36,7 +36,7 @@ def build_optimizer(detector: Detector, settings: TrainSettings) -> torch.optim.
     ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(arguments, lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.AdamW(arguments, lr=settings.lr)
+    return torch.optim.AdamW(arguments, lr=settings.lr, betas=(settings.momentum, 0.999))
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

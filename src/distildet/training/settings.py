@@ -20,7 +20,7 @@ class TrainSettings:
         lr: Peak learning rate.
         backbone_lr_factor: The backbone's rate is lr times this.
         weight_decay: Of weights with two or more axes; biases and norms have none.
-        momentum: Of SGD.
+        momentum: Of SGD; first beta of AdamW.
         warmup: Fraction of the stage in which the rate rises linearly from 0.
         decay: Course of the rate after the warm-up.
         ema: Decay of the moving average of the weights per step; 0 switches it off.

