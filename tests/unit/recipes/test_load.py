@@ -1,0 +1,324 @@
+"""Reading recipe files and writing resolved ones."""
+
+import importlib.resources
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from distildet.errors import ConfigError
+from distildet.recipes.load import (
+    SIZE_LIMIT_BYTES,
+    dump_recipe,
+    load_recipe,
+    preset_names,
+    recipe_fingerprint,
+)
+from distildet.recipes.schema import LabelStage, Recipe
+
+PLAIN_HEAD = "name: a\nstudent: {detector: b}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", ":3:1: the key 'a' is given already in line 1."),
+        ("a: {b: 1, b: 2}\n", ":1:11: the key 'b' is given already in line 1."),
+        ("a: &x 1\n", ":1:4: the anchor &x is refused. Remove it."),
+        ("a: *x\n", ":1:4: the alias *x is refused. Write the value out."),
+        ("a: !!python/name:os.system\n", ":1:4: the tag 'tag:yaml.org,2002:python/name:os.system'"),
+        ("a: !!int 3\n", ":1:4: the tag 'tag:yaml.org,2002:int' is refused. Values are typed by"),
+        ("a: !own {}\n", ":1:4: the tag '!own' is refused."),
+        ("[a]: 1\n", ":1:1: this key is no text. Accepted: a name."),
+        ("a: 1\n--- \nb: 2\n", ":2:1: a second document begins here. One is accepted."),
+        ('a: "\\0"\n', ":1:4: the text '\\x00' has a character that no text may have."),
+        ('a: "\\uD800"\n', ":1:4: the text '\\ud800' has a character"),
+        ("a: [1,\n", ":2:1: no YAML: expected the node content"),
+        ("a:\n\tb: 1\n", ":2:1: no YAML: found character '\\t' that cannot start any token."),
+        ("a: b: c\n", ":1:5: no YAML: mapping values are not allowed here."),
+        ("a: 1\nb: \x07\n", ":2: no YAML: special characters are not allowed."),
+        (b"a: 1\nb: \xff\n", ":2: this is no UTF-8 text. Save the recipe as UTF-8."),
+        ("a: " + "[" * 100, ":1:35: nested deeper than 32 levels."),
+        ("", ": this is no recipe. Accepted: a mapping with keys like `data`."),
+        ("- a\n", ": this is no recipe."),
+        ("a: " + "x" * SIZE_LIMIT_BYTES, f": larger than {SIZE_LIMIT_BYTES} bytes. A recipe is"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_refused_with_its_place(load_text, text, message):
+    with pytest.raises(ConfigError, match=re.escape(f"recipe.yaml{message}")):
+        load_text(text)
+
+
+def test_all_refusals_of_the_text_are_reported_at_once(load_text):
+    with pytest.raises(ConfigError) as caught:
+        load_text("a: &x 1\nb: *x\nb: !t 2\n")
+
+    assert [line.split(":", 1)[1] for line in str(caught.value).splitlines()] == [
+        "1:4: the anchor &x is refused. Remove it.",
+        "2:4: the alias *x is refused. Write the value out.",
+        "3:4: the tag '!t' is refused. Values are typed by their key.",
+        "3:1: the key 'b' is given already in line 2.",
+    ]
+
+
+def test_a_text_that_grows_without_bound_is_refused_before_it_grows(load_text):
+    levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+
+    with pytest.raises(ConfigError, match=r"the alias \*a28 is refused"):
+        load_text("\n".join(["a0: &a0 [x]", *levels]))
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "images"])
+def test_a_file_that_cannot_be_read_is_named(project, name):
+    with pytest.raises(ConfigError, match=rf"{name}: the recipe cannot be read \(.+\)\. Give"):
+        load_recipe(project / name)
+
+
+def test_a_byte_order_mark_is_passed_over(load_text, load_plain):
+    load_plain()
+    text = Path("project/recipe.yaml").read_text()
+
+    assert load_text("\ufeff" + text).name == "plain"
+
+
+def test_paths_start_at_the_folder_of_the_recipe(load_plain, project):
+    labeled = load_plain("data.labeled.annotations=images/../labels.json").data.labeled
+
+    assert labeled.images == project / "images"
+    assert labeled.annotations == project / "labels.json"
+
+
+def test_absolute_paths_stay(load_plain, tmp_path):
+    images = load_plain(f"data.labeled.images={tmp_path}").data.labeled.images
+
+    assert images == tmp_path
+
+
+def test_a_recipe_given_by_a_relative_path_names_absolute_ones(load_plain, project):
+    load_plain()
+
+    recipe = load_recipe(Path("project/recipe.yaml"))
+
+    assert recipe.data.labeled.images == project / "images"
+
+
+def test_overrides_take_every_yaml_value(load_plain):
+    recipe = load_plain(
+        "seeds=[1, 2]", "stages[0].schedule={warmup: 0, decay: constant}", "name='x'"
+    )
+
+    assert recipe.seeds == (1, 2)
+    assert recipe.stages[0].schedule.decay == "constant"
+    assert recipe.name == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs", "--set 'epochs': this is no override."),
+        ("seeds=[1", "--set seeds:1:3: no YAML: expected ',' or ']'"),
+        ("seeds={a: 1, a: 2}", "--set seeds:1:8: the key 'a' is given already in line 1."),
+        ("stages[1].epochs=3", "--set stages[1]: stages has 1 entries, counted from 0."),
+        ("name.first=3", "--set name.first: name is 'plain', not a mapping."),
+    ],
+)
+def test_overrides_that_cannot_be_applied_are_named(load_plain, override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_plain(override)
+
+
+def test_every_fault_is_reported_at_once(load_plain):
+    with pytest.raises(ConfigError) as caught:
+        load_plain("epochs", "name.a=1", "preset=x", "seeds=[a]", "stages[0].lr=1")
+
+    assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "--set 'epochs'",
+        "--set name.a",
+        "preset",
+        "seeds[0]",
+    ]
+
+
+def test_the_preset_labels_all_images_then_trains_in_two_phases(load_preset):
+    label, first, second = load_preset().stages
+
+    assert label == LabelStage(stage="label", images="all", threshold="auto")
+    assert (first.images, first.targets) == ({"all": 1.0}, {"all": "pseudo"})
+    assert (first.init, first.epochs, first.optimizer.lr) == ("pretrained", 12.0, 1.5e-3)
+    assert (second.images, second.targets) == ({"labeled": 1.0}, {"labeled": "human"})
+    assert (second.init, second.epochs, second.optimizer.lr) == ("previous", 4.0, 1.5e-4)
+    assert second.batch_norm == "frozen"
+    assert (second.augmentation.zoom, second.augmentation.colour) == ((0.9, 1.1), 0.1)
+
+
+def test_the_preset_leaves_out_the_second_phase_without_labels(load_preset):
+    recipe = load_preset("data.labeled=null")
+
+    assert [stage.stage for stage in recipe.stages] == ["label", "train"]
+
+
+def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
+    recipe = load_preset("stages[2].optimizer.lr=1e-5", "stages[1].epochs=1")
+
+    assert recipe.stages[2].optimizer.lr == 1e-5
+    assert recipe.stages[1].epochs == 1
+
+
+def test_a_preset_can_be_chosen_by_an_override(load_plain):
+    with pytest.raises(ConfigError, match=r"preset: found 'pseudo'\. Accepted: pseudo-label\. Did"):
+        load_plain("preset=pseudo")
+
+
+@pytest.mark.parametrize("value", ["[]", "{}"])
+def test_a_preset_that_is_no_text_is_a_fault(load_plain, value):
+    with pytest.raises(ConfigError, match=r"preset: found .*\. Accepted: pseudo-label\."):
+        load_plain(f"preset={value}")
+
+
+def test_an_unknown_preset_is_no_second_fault_of_the_stages(load_text):
+    with pytest.raises(ConfigError, match=r"yaml: preset: found 'x'\. Accepted: pseudo-label\.$"):
+        load_text(f"{PLAIN_HEAD}preset: x\ndata: {{image_size: 64}}\n")
+
+
+def test_stages_of_the_preset_may_have_a_key_that_own_stages_may_not(load_plain):
+    with pytest.raises(ConfigError, match=r"stages\[0\]\.when: unknown key"):
+        load_plain("stages[0].when=labeled")
+
+
+def test_every_shipped_preset_is_a_data_file_of_the_package():
+    folder = importlib.resources.files("distildet.recipes") / "presets"
+
+    assert preset_names() == ("pseudo-label",)
+    assert (folder / "pseudo-label.yaml").is_file()
+
+
+def test_the_resolved_recipe_has_every_default(load_plain, project):
+    text = dump_recipe(load_plain())
+
+    assert yaml.safe_load(text) == {
+        "name": "plain",
+        "seeds": [0],
+        "data": {
+            "image_size": 64,
+            "workers": 2,
+            "labeled": {
+                "format": "coco",
+                "images": f"{project}/images",
+                "annotations": f"{project}/labels.json",
+                "strict": False,
+                "fraction": 1.0,
+                "seed": 0,
+                "scene_gap": 0,
+            },
+            "unlabeled": [],
+        },
+        "teachers": [],
+        "student": {
+            "detector": "retinanet",
+            "pretrained": False,
+            "backbone": "mobilenetv2_050",
+        },
+        "stages": [
+            {
+                "stage": "train",
+                "images": {"labeled": 1.0},
+                "targets": {"labeled": "human"},
+                "init": "pretrained",
+                "epochs": 1.0,
+                "batch_size": 16,
+                "accumulate": 1,
+                "optimizer": {
+                    "name": "adamw",
+                    "lr": 0.001,
+                    "backbone_lr_factor": 1.0,
+                    "weight_decay": 0.02,
+                    "momentum": 0.9,
+                },
+                "schedule": {"warmup": 0.1, "decay": "cosine"},
+                "ema": 0.998,
+                "clip": 10.0,
+                "batch_norm": "train",
+                "augmentation": {"flip": 0.5, "zoom": [0.75, 1.6], "colour": 0.25},
+                "evaluations": 4,
+                "checkpoint_every": 200,
+            }
+        ],
+        "baseline": False,
+    }
+
+
+def test_numbers_among_the_options_are_written_without_quotes(load_plain):
+    text = dump_recipe(load_plain("student={detector: a, p: ['96', 1e-4, true, '12:30', no, '']}"))
+
+    assert "  p: [96, 1e-4, true, '12:30', 'no', '']\n" in text
+
+
+@pytest.mark.parametrize("fixture", ["load_plain", "load_distilled", "load_preset"])
+def test_a_resolved_recipe_loads_again_from_anywhere(request, fixture, tmp_path):
+    recipe = request.getfixturevalue(fixture)()
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
+
+    again = load_recipe(tmp_path / "resolved.yaml")
+
+    assert again == recipe
+    assert recipe_fingerprint(again) == recipe_fingerprint(recipe)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+OPTIONS = st.dictionaries(
+    st.text(st.characters(codec="ascii", categories=["L"]), min_size=1).map("option_{}".format),
+    st.recursive(
+        TEXTS
+        | st.sampled_from(["no", "null", "~", "12:30", "1e-4", "010", "-.5", "0x1F", "=", "<<"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+POSITIVE = st.floats(min_value=1e-300, max_value=1e300)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3, unique=True),
+    thresholds=st.just("auto") | st.floats(0.1, 1) | st.dictionaries(TEXTS, st.floats(0.1, 1)),
+    options=OPTIONS,
+    lr=POSITIVE,
+    epochs=POSITIVE,
+    folder=TEXTS.filter(str.strip),
+)
+def test_what_is_dumped_loads_as_an_equal_recipe(
+    tmp_path, seeds, thresholds, options, lr, epochs, folder
+):
+    images = tmp_path / f"images{folder}"
+    recipe = Recipe(
+        name="any",
+        seeds=seeds,
+        data={"image_size": 64, "unlabeled": [{"format": "folder", "images": images}]},
+        teachers=[{"detector": tmp_path}],
+        student={"detector": "retinanet", **options},
+        stages=[
+            {"stage": "label", "threshold": thresholds},
+            {"stage": "train", "images": {"all": 1}, "epochs": epochs, "optimizer": {"lr": lr}},
+        ],
+    )
+    (tmp_path / "resolved.yaml").write_bytes(dump_recipe(recipe).encode())
+
+    assert load_recipe(tmp_path / "resolved.yaml", check_files=False) == recipe
+
+
+@pytest.mark.parametrize(
+    "override", ["data.workers=7", "stages[1].checkpoint_every=7", "stages[0].threshold=auto"]
+)
+def test_the_fingerprint_leaves_out_what_changes_no_result(load_preset, override):
+    assert recipe_fingerprint(load_preset(override)) == recipe_fingerprint(load_preset())
+
+
+@pytest.mark.parametrize(
+    "override", ["seeds=[1]", "stages[1].ema=0", "student.a=b", "data.image_size=65"]
+)
+def test_the_fingerprint_covers_what_can_change_a_result(load_preset, override):
+    assert recipe_fingerprint(load_preset(override)) != recipe_fingerprint(load_preset())
