@@ -17,7 +17,6 @@ _SHAPES = {
     "list_type": "a list",
     "model_attributes_type": "a mapping",
     "model_type": "a mapping",
-    "none_required": "null",
     "string_type": "a text",
     "tuple_type": "a list",
     "too_long": "at most {max_length} entries",
@@ -127,6 +126,8 @@ def describe(
     """
     by_path: dict[str, list[ErrorDetails]] = {}
     for fault in error.errors(include_url=False):
+        if fault["type"] == "default_factory_not_called":
+            continue  # follows from the faults of the keys before it
         path = where
         for step in _steps(fault, raw):
             path = join_path(path, step)

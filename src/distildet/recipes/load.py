@@ -20,6 +20,7 @@ from distildet.recipes.values import FOLDER_KEY, read_none
 SIZE_LIMIT_BYTES = 1_000_000
 _DEEPEST = 32
 _UNUSABLE_TEXT = re.compile("[\0\ud800-\udfff]")
+_TEXT_TAG = "tag:yaml.org,2002:str"
 _PLAIN_OPTION = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false")
 _WITHOUT_INFLUENCE: dict[str, Any] = {
     "preset": True,
@@ -290,15 +291,24 @@ class _RecipeDumper(yaml.SafeDumper):
         return True
 
 
+def _write_text(dumper: Any, text: str) -> yaml.ScalarNode:
+    # PyYAML folds unusual line breaks, such as U+0085, in all but double quotes.
+    style = None if text.isprintable() else '"'
+    node: yaml.ScalarNode = dumper.represent_scalar(_TEXT_TAG, text, style=style)
+    return node
+
+
 def _write_option(dumper: Any, text: _OptionText) -> yaml.ScalarNode:
-    # Under the tag that YAML readers see in the bare text, it is written without quotes.
     bare = str(text)
-    is_bare = _PLAIN_OPTION.fullmatch(bare) is not None
-    tag = dumper.resolve(yaml.ScalarNode, bare, (is_bare, False))
+    if not _PLAIN_OPTION.fullmatch(bare):
+        return _write_text(dumper, bare)
+    # Under the tag that YAML readers see in the bare text, it is written without quotes.
+    tag = dumper.resolve(yaml.ScalarNode, bare, (True, False))
     node: yaml.ScalarNode = dumper.represent_scalar(tag, bare)
     return node
 
 
+_RecipeDumper.add_representer(str, _write_text)
 _RecipeDumper.add_representer(_OptionText, _write_option)
 
 

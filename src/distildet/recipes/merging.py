@@ -8,7 +8,7 @@ from distildet.errors import ConfigError
 from distildet.recipes.faults import join_path, shown
 from distildet.recipes.values import read_none
 
-_STEP = re.compile(r"\['(?P<quoted>[^']*)'\]|\[(?P<index>[0-9]{1,9})\]|(?P<key>[^.\[\]]+)")
+_STEP = re.compile(r"\['(?P<quoted>[^']+)'\]|\[(?P<index>[0-9]{1,9})\]|(?P<key>[^.\[\]]+)")
 
 
 def parse_override(text: str) -> tuple[list[str | int], str]:

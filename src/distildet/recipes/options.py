@@ -1,6 +1,8 @@
 """Types the raw options of a recipe entry by the signature of the class that will get them."""
 
+import functools
 import inspect
+import operator
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from distildet.recipes.values import Boolean, Integer, NonePossible, Number, Rec
 _SCALARS: dict[Any, Any] = {int: Integer, float: Number, bool: Boolean, Path: RecipePath}
 _CONTAINERS = (tuple, list, dict, frozenset, Sequence, Mapping)
 # A text or a path takes every scalar, so these are tried last; a number takes every integer.
-_ORDER = (types.NoneType, bool, int, float, Literal, Path, str)
+_ORDER = (bool, int, float, Literal, Path, str)
 
 
 def _rank(annotation: Any) -> int:
@@ -26,15 +28,20 @@ def _rank(annotation: Any) -> int:
 def _recipe_type(annotation: Any) -> Any:
     """Return the type that reads recipe strings as values of a constructor's type."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is types.NoneType:
-        return Annotated[None, NonePossible]
     if origin in (Union, types.UnionType):
-        members = tuple(_recipe_type(member) for member in sorted(arguments, key=_rank))
-        return Annotated[Union[members], Field(union_mode="left_to_right")]  # noqa: UP007 (built at run time)
+        return _recipe_union(arguments)
     if origin not in _CONTAINERS:
         return _SCALARS.get(annotation, annotation)
     members = tuple(a if a is Ellipsis else _recipe_type(a) for a in arguments)
     return types.GenericAlias(origin, members)
+
+
+def _recipe_union(arguments: tuple[Any, ...]) -> Any:
+    given = sorted((a for a in arguments if a is not types.NoneType), key=_rank)
+    union = functools.reduce(operator.or_, map(_recipe_type, given))
+    if len(given) > 1:
+        union = Annotated[union, Field(union_mode="left_to_right")]
+    return union if len(given) == len(arguments) else Annotated[union | None, NonePossible]
 
 
 def typed_options(

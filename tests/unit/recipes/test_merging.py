@@ -23,7 +23,8 @@ def test_an_override_is_a_path_and_a_value(text, steps, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "=3", ".a=3", "a.=3", "a..b=3", "a[=3", "a[x]=3", "a[-1]=3", "a[0]b=3"]
+    "text",
+    ["", "a", "=3", ".a=3", "a.=3", "a..b=3", "a[=3", "a[x]=3", "a[-1]=3", "a[0]b=3", "a['']=3"],
 )
 def test_what_is_no_override_is_refused(text):
     with pytest.raises(ConfigError, match=r"this is no override\. Accepted: a path, ="):
