@@ -15,7 +15,7 @@ def list_names(*, as_json: JsonOption = False) -> None:
 
     import distildet.detectors.bundle  # registers every family
     from distildet.detectors.base import DETECTORS
-    from distildet.recipes.presets import preset_names
+    from distildet.recipes.load import preset_names
 
     detectors = {
         name: {

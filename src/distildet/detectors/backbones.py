@@ -154,15 +154,15 @@ def _index_of_stride(name: str, level: str, strides: Sequence[int]) -> int:
 
 
 def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path) -> Backbone:
-    names = models.list_models(module=models)  # type: ignore[attr-defined] # re-exported without __all__
+    names = models.list_models(module=models)
     if name not in names:
         raise ConfigError(f"Unknown torchvision backbone {name!r}. {_near(name, names)}")
-    model = models.get_model(name, weights=None)  # type: ignore[attr-defined] # as above
+    model = models.get_model(name, weights=None)
     if isinstance(pretrained, Path):
         _load_into(model, name, pretrained)
     elif pretrained:
         try:
-            model = models.get_model(name, weights="DEFAULT")  # type: ignore[attr-defined] # as above
+            model = models.get_model(name, weights="DEFAULT")
         except OSError as error:
             raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
     blocks = _blocks_in_order(model)

@@ -1,0 +1,1 @@
+"""Pseudo labels: a teacher's detections, kept in a store and turned into targets."""
