@@ -3,7 +3,6 @@
 import os
 import sys
 import traceback
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -33,6 +32,8 @@ app = typer.Typer(
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it by position
     if is_wanted:
+        from importlib.metadata import version
+
         print_line(f"distildet {version('distildet')}")
         raise typer.Exit
 

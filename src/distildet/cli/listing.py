@@ -13,7 +13,7 @@ def list_names(*, as_json: JsonOption = False) -> None:
     """
     import inspect
 
-    import distildet.detectors.bundle  # registers every family
+    import distildet.detectors.bundle  # noqa: F401 - registers every family
     from distildet.detectors.base import DETECTORS
     from distildet.recipes.load import preset_names
 

@@ -71,7 +71,9 @@ def test_a_weight_scales_both_losses_of_its_box_and_not_the_normaliser():
 def test_an_ignore_region_takes_its_anchors_out_of_the_loss():
     targets = make_targets(ignore=[[20, 20, 30, 30]])
 
-    assert losses_of(torch.zeros(1, 3, 2), [targets])["classification"] == pytest.approx(4 * NEGATIVE)
+    found = losses_of(torch.zeros(1, 3, 2), [targets])
+
+    assert found["classification"] == pytest.approx(4 * NEGATIVE)
 
 
 def test_an_ignore_region_does_not_take_a_matched_anchor():
