@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from distildet.data.dataset import Sample
-from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.structures import Detections, ImageBatch
 
 
@@ -18,34 +18,33 @@ def label_images(
     """Fill the missing shards of a store.
 
     A shard is a fixed slice of the samples and is written whole, so that no image is labeled
-    twice or lost, whenever the process dies.
+    twice or lost, whenever the process dies. Batches never span shards: which images a teacher
+    sees together does not depend on where an earlier call stopped.
 
     Args:
         store: Made for these samples in this order.
         samples: All images of the work.
         batches: Gives the batches of some samples, in their order.
-        predict: Detections of a batch in the image frame.
+        predict: Detections of a batch in the image frame, one for each image.
         progress: Told labeled and all images after each batch.
 
     Raises:
         DataError: The teacher returned boxes that are not finite, or an image cannot be decoded.
         ResourceError: The disk is full; the shards before are intact.
     """
-    missing = store.missing_shards()
     slices = {
         index: samples[index * store.shard_size : (index + 1) * store.shard_size]
-        for index in missing
+        for index in store.missing_shards()
     }
     done = len(samples) - sum(len(part) for part in slices.values())
     for index, part in slices.items():
-        detections: dict[str, Detections] = {}
-        sizes: dict[str, tuple[int, int]] = {}
+        labels: dict[str, StoredLabels] = {}
         for batch in batches(part):
-            for i, found in enumerate(predict(batch)):
-                height, width = batch.image_sizes[i].tolist()
-                detections[batch.image_ids[i]] = found
-                sizes[batch.image_ids[i]] = (height, width)
+            for name, size, found in zip(
+                batch.image_ids, batch.image_sizes.tolist(), predict(batch), strict=True
+            ):
+                labels[name] = StoredLabels(detections=found, image_size=(size[0], size[1]))
             done += len(batch)
             if progress is not None:
                 progress(done, len(samples))
-        store.write_shard(index, detections, sizes)
+        store.write_shard(index, labels)

@@ -1,6 +1,7 @@
 """Which of a teacher's detections become targets."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -34,15 +35,17 @@ def choose_thresholds(
         stored: All labels of the store.
         classes: Of the stored labels.
         threshold: One number, a number for some classes by name, or "auto".
-        labeled: Images with human labels, the source of "auto"; crowd regions do not count.
-        fallback: Threshold of classes without a number or without labels.
-        ignore_floor: "auto" never goes below it.
+        labeled: Images with human labels, the source of "auto", its classes matched by name; crowd
+            regions and images without annotations do not count.
+        fallback: Threshold of classes without a number or without a labeled box.
+        ignore_floor: "auto" never goes below it, and takes it where a class has fewer detections
+            than that.
 
     Returns:
         Class name -> threshold.
 
     Raises:
-        ConfigError: A name is no class, or a number is not between 0 and 1.
+        ConfigError: A name is no class, or a number is not from 0 to 1.
     """
     if isinstance(threshold, Mapping):
         for name in threshold:
@@ -52,13 +55,13 @@ def choose_thresholds(
                 )
         chosen = {name: threshold.get(name, fallback) for name in classes}
     elif threshold == "auto":
-        chosen = _auto(stored, classes, labeled, fallback, ignore_floor)
+        chosen = _auto(stored, classes, _boxes_per_image(labeled), fallback, ignore_floor)
     else:
         chosen = dict.fromkeys(classes, threshold)
     for name, value in chosen.items():
-        if not 0 < value < 1:
+        if not 0 <= value <= 1:
             raise ConfigError(
-                f"threshold of the class {name!r} is {value}. Accepted: numbers between 0 and 1."
+                f"threshold of the class {name!r} is {value}. Accepted: numbers from 0 to 1."
             )
     return chosen
 
@@ -66,37 +69,44 @@ def choose_thresholds(
 def _auto(
     stored: Mapping[str, StoredLabels],
     classes: ClassList,
-    labeled: Dataset | None,
+    boxes_per_image: Mapping[str, float],
     fallback: float,
     ignore_floor: float,
 ) -> dict[str, float]:
-    counts = _boxes_per_class(labeled, len(classes))
-    if labeled is None or not stored:
-        return dict.fromkeys(classes, fallback)
-    scores = torch.cat([entry.detections.scores for entry in stored.values()])
-    labels = torch.cat([entry.detections.labels for entry in stored.values()])
-    chosen = {}
-    for label, name in enumerate(classes):
-        wanted = round(counts[label] / len(labeled) * len(stored))
-        found = scores[labels == label].sort(descending=True).values
-        if counts[label] == 0:
-            chosen[name] = fallback
-        elif wanted > len(found):
-            chosen[name] = ignore_floor
-        else:
-            # Scores of exactly 1 would give a threshold that no number between 0 and 1 is.
-            score = float(found[max(wanted, 1) - 1])
-            chosen[name] = min(max(score, ignore_floor), 1 - 1e-6)
+    chosen = dict.fromkeys(classes, fallback)
+    for name, scores in _scores_by_class(stored, classes).items():
+        if name in boxes_per_image:
+            wanted = max(1, round(boxes_per_image[name] * len(stored)))
+            found = scores.sort(descending=True).values[:wanted]
+            is_enough = len(found) == wanted
+            chosen[name] = max(float(found[-1]), ignore_floor) if is_enough else ignore_floor
     return chosen
 
 
-def _boxes_per_class(labeled: Dataset | None, num_classes: int) -> list[int]:
-    counts = [0] * num_classes
-    for sample in labeled.samples if labeled is not None else ():
-        if sample.annotations is not None:
-            for label in sample.annotations.labels[~sample.annotations.crowd]:
-                counts[int(label)] += 1
-    return counts
+def _scores_by_class(stored: Mapping[str, StoredLabels], classes: ClassList) -> dict[str, Tensor]:
+    if not stored:
+        return {}
+    scores = torch.cat([entry.detections.scores for entry in stored.values()])
+    labels = torch.cat([entry.detections.labels for entry in stored.values()])
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    return dict(zip(classes, scores[labels.argsort()].split_with_sizes(counts), strict=True))
+
+
+def _boxes_per_image(labeled: Dataset | None) -> dict[str, float]:
+    """Return the mean number of boxes in an annotated image, for each class that has boxes."""
+    if labeled is None or labeled.classes is None:
+        return {}
+    drawn = [s.annotations for s in labeled.samples if s.annotations is not None]
+    labels = Counter(label for one in drawn for label in one.labels[~one.crowd].tolist())
+    return {labeled.classes[label]: count / len(drawn) for label, count in labels.items()}
+
+
+def score_limits(thresholds: Mapping[str, float], classes: ClassList) -> Tensor:
+    """Return the thresholds as a tensor that labels index, [k] float32 like the scores.
+
+    In float32 a score equal to its threshold as written, such as 0.7, is never below it.
+    """
+    return torch.tensor([thresholds[name] for name in classes], dtype=torch.float32)
 
 
 def select_targets(
@@ -122,7 +132,7 @@ def select_targets(
     Returns:
         Targets by sample id, for every stored image.
     """
-    limits = torch.tensor([thresholds[name] for name in classes], dtype=torch.float32)
+    limits = score_limits(thresholds, classes)
     known = torch.ones(len(classes), dtype=torch.bool) if known_classes is None else known_classes
     targets = {}
     for name, entry in stored.items():

@@ -1,13 +1,14 @@
 """The pseudo-label store: Parquet shards with everything a teacher detected above its floor.
 
 Thresholds are applied when the labels are read, so another threshold needs no new labeling.
-Folder: `manifest.json`, and for each shard `shards/shard-00000.parquet` with its hash in
-`shards/shard-00000.json`, which is written last: a shard without it does not exist.
+Folder: `manifest.json`, and for each shard `shards/shard-00000.parquet` with a note beside it,
+`shards/shard-00000.json`, that has its hash and that of the manifest. The note is written last: a
+shard without it, or whose note says something else, does not exist.
 """
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,19 @@ import torch
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.errors import DataError, StoreError
+from distildet.pseudolabels.manifest import (
+    MANIFEST,
+    Manifest,
+    describe_work,
+    read_manifest,
+    refuse_other_work,
+    write_manifest,
+)
 from distildet.structures import Detections
 
-STORE_FORMAT = 1
-MANIFEST = "manifest.json"
 _SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
+        ("id", pa.binary()),  # UTF-8, but names of files can have bytes that are not
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("boxes", pa.list_(pa.float32())),  # xyxy of box 0, xyxy of box 1, ...
@@ -54,14 +61,15 @@ class PseudoLabelStore:
 
     Args:
         folder: Of the store.
-        manifest: Content of its manifest.
+        manifest: What it holds.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        self.classes = ClassList(tuple(manifest["classes"]))
-        self.num_images: int = manifest["images"]
-        self.shard_size: int = manifest["shard_size"]
+        self.classes = ClassList(manifest.classes)
+        self.num_images = manifest.num_images
+        self.shard_size = manifest.shard_size
+        self._work = manifest.fingerprint
 
     @classmethod
     def create_or_resume(
@@ -84,20 +92,13 @@ class PseudoLabelStore:
 
         Raises:
             StoreError: The folder holds other work; the message lists what differs.
+            ResourceError: The disk is full.
         """
-        manifest = {
-            "format": STORE_FORMAT,
-            "settings": json.loads(json.dumps(settings)),
-            "classes": list(classes),
-            "images": len(sample_ids),
-            "sample_ids": artefacts.fingerprint_json(list(sample_ids)),
-            "shard_size": shard_size,
-        }
-        path = folder / MANIFEST
-        if path.exists():
-            _refuse_other_work(folder, _read_manifest(folder), manifest)
+        manifest = describe_work(settings, classes, sample_ids, shard_size)
+        if (folder / MANIFEST).exists():
+            refuse_other_work(folder, read_manifest(folder), manifest)
         else:
-            artefacts.write_json(path, manifest)
+            write_manifest(folder, manifest)
         artefacts.remove_partial(folder)
         artefacts.remove_partial(folder / "shards")
         return cls(folder, manifest)
@@ -109,7 +110,7 @@ class PseudoLabelStore:
         Raises:
             StoreError: There is none, or it is damaged or from a newer version.
         """
-        return cls(folder, _read_manifest(folder))
+        return cls(folder, read_manifest(folder))
 
     @property
     def num_shards(self) -> int:
@@ -117,35 +118,26 @@ class PseudoLabelStore:
         return -(-self.num_images // self.shard_size)
 
     def missing_shards(self) -> list[int]:
-        """Return the shards that are not there, or whose content does not have its hash."""
-        return [index for index in range(self.num_shards) if not self._is_whole(index)]
+        """Return the shards that are not there, are damaged, or belong to another work."""
+        return [index for index in range(self.num_shards) if self._content(index) is None]
 
-    def write_shard(
-        self,
-        index: int,
-        detections: Mapping[str, Detections],
-        image_sizes: Mapping[str, tuple[int, int]],
-    ) -> None:
+    def write_shard(self, index: int, labels: Mapping[str, StoredLabels]) -> None:
         """Write one shard atomically; the same labels give the same bytes.
 
         Args:
             index: Of the shard.
-            detections: By sample id, in the order of the work.
-            image_sizes: (height, width) by sample id.
+            labels: By sample id, in the order of the work.
 
         Raises:
-            DataError: A box or score is not finite.
+            DataError: A box, score or label is out of range; nothing of the shard is written.
             ResourceError: The disk is full; earlier shards are intact.
         """
-        rows = [_row(name, found, image_sizes[name]) for name, found in detections.items()]
+        rows = [_row(name, entry, self.classes) for name, entry in labels.items()]
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
         content = buffer.getvalue()
         artefacts.write_bytes(self._shard(index), content)
-        artefacts.write_json(
-            self._shard(index).with_suffix(".json"),
-            {"sha256": artefacts.fingerprint_bytes(content)},
-        )
+        artefacts.write_json(_note(self._shard(index)), self._expected_note(content))
 
     def read(self) -> dict[str, StoredLabels]:
         """Read all labels by sample id; an image without detections has an empty entry.
@@ -153,96 +145,87 @@ class PseudoLabelStore:
         Raises:
             StoreError: Shards are missing.
         """
-        missing = self.missing_shards()
-        if missing:
-            raise StoreError(
-                f"{self.folder}: {len(missing)} of {self.num_shards} shards are missing or "
-                f"damaged, the first being {self._shard(missing[0]).name}. Run the same labeling "
-                "again: it makes only these."
-            )
         labels: dict[str, StoredLabels] = {}
         for index in range(self.num_shards):
-            for row in pq.read_table(self._shard(index)).to_pylist():
-                labels[row["id"]] = _stored(row)
+            content = self._content(index)
+            if content is None:
+                missing = len(self.missing_shards())
+                raise StoreError(
+                    f"{self.folder}: {missing} of {self.num_shards} shards are missing or "
+                    f"damaged, the first being {self._shard(index).name}. Run the same labeling "
+                    "again: it makes only these."
+                )
+            labels.update(_labels_of(content))
         return labels
 
     def _shard(self, index: int) -> Path:
         return self.folder / "shards" / f"shard-{index:05d}.parquet"
 
-    def _is_whole(self, index: int) -> bool:
+    def _content(self, index: int) -> bytes | None:
+        """Return the bytes of a shard, or None unless they are what its note says."""
         path = self._shard(index)
         try:
-            noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            return bool(noted["sha256"] == artefacts.fingerprint_file(path))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+            content = path.read_bytes()
+            note = json.loads(_note(path).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return content if note == self._expected_note(content) else None
+
+    def _expected_note(self, content: bytes) -> dict[str, str]:
+        return {"sha256": artefacts.fingerprint_bytes(content), "work": self._work}
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = int(manifest["format"])
-        missing = {"settings", "classes", "images", "sample_ids", "shard_size"} - manifest.keys()
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"{folder}: not a pseudo-label store, {MANIFEST} is missing. Make one with "
-            "`distildet label`."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({error}). Delete {folder} and label again.") from error
-    if version > STORE_FORMAT:
-        raise StoreError(
-            f"{path}: store format {version} is newer than this version of distildet knows "
-            f"({STORE_FORMAT}). Update distildet."
-        )
-    if missing:
-        raise StoreError(
-            f"{path}: damaged, {', '.join(sorted(missing))} is missing. Delete {folder} and label "
-            "again."
-        )
-    return manifest
+def _note(shard: Path) -> Path:
+    return shard.with_suffix(".json")
 
 
-def _refuse_other_work(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    flat_before = {**before, **{f"settings.{k}": v for k, v in before["settings"].items()}}
-    flat_now = {**now, **{f"settings.{k}": v for k, v in now["settings"].items()}}
-    differences = [
-        f"{name} was {flat_before.get(name)!r} and is {flat_now.get(name)!r}"
-        for name in sorted(flat_before.keys() | flat_now.keys())
-        if name != "settings" and flat_before.get(name) != flat_now.get(name)
-    ]
-    if differences:
-        raise StoreError(
-            f"{folder}: holds labels of another teacher, setting or set of images: "
-            f"{'; '.join(differences)}. Labels of two works are never mixed: choose another "
-            "folder, or delete this one."
-        )
-
-
-def _row(name: str, found: Detections, image_size: tuple[int, int]) -> dict[str, Any]:
-    if not (torch.isfinite(found.boxes).all() and torch.isfinite(found.scores).all()):
-        raise DataError(
-            f"{name}: the teacher returned a box or score that is not finite. Nothing of this "
-            "shard was stored. Look at the teacher's weights, or leave this image out."
-        )
+def _row(name: str, entry: StoredLabels, classes: ClassList) -> dict[str, Any]:
+    found = entry.detections
+    boxes = found.boxes.to("cpu", torch.float32)
+    scores = found.scores.to("cpu", torch.float32)
+    labels = found.labels.cpu()
+    rules = {
+        "a box that is not finite": torch.isfinite(boxes).all(),
+        "a score that is not in 0..1": ((scores >= 0) & (scores <= 1)).all(),
+        f"a label that is not in 0..{len(classes) - 1}": (
+            (labels >= 0) & (labels < len(classes))
+        ).all(),
+    }
+    for fault, is_kept in rules.items():
+        if not is_kept:
+            raise DataError(
+                f"{name}: the teacher returned {fault}. Nothing of this shard was stored. Look at "
+                "the teacher's weights, or leave this image out."
+            )
     return {
-        "id": name,
-        "height": image_size[0],
-        "width": image_size[1],
-        "boxes": found.boxes.to(torch.float32).flatten().numpy(),
-        "scores": found.scores.to(torch.float32).numpy(),
-        "labels": found.labels.to(torch.int32).numpy(),
+        "id": name.encode("utf-8", "surrogateescape"),
+        "height": entry.image_size[0],
+        "width": entry.image_size[1],
+        "boxes": boxes.flatten().numpy(),
+        "scores": scores.numpy(),
+        "labels": labels.to(torch.int32).numpy(),
     }
 
 
-def _stored(row: Mapping[str, Any]) -> StoredLabels:
-    boxes = np.array(row["boxes"], dtype=np.float32).reshape(-1, 4)
-    return StoredLabels(
-        detections=Detections(
-            boxes=torch.from_numpy(boxes),
-            scores=torch.tensor(row["scores"], dtype=torch.float32),
-            labels=torch.tensor(row["labels"], dtype=torch.int64),
-        ),
-        image_size=(row["height"], row["width"]),
-    )
+def _labels_of(content: bytes) -> Iterator[tuple[str, StoredLabels]]:
+    """Yield the images of a shard; their tensors are views of one tensor a column."""
+    table = pq.read_table(pa.BufferReader(content)).combine_chunks()
+    columns = {name: table[name].chunk(0) for name in table.column_names}
+    counts = np.diff(columns["scores"].offsets.to_numpy()).tolist()
+    boxes = _flat(columns["boxes"]).reshape(-1, 4).split_with_sizes(counts)
+    scores = _flat(columns["scores"]).split_with_sizes(counts)
+    labels = _flat(columns["labels"]).to(torch.int64).split_with_sizes(counts)
+    heights, widths = columns["height"].to_pylist(), columns["width"].to_pylist()
+    for i, name in enumerate(columns["id"].to_pylist()):
+        yield (
+            name.decode("utf-8", "surrogateescape"),
+            StoredLabels(
+                detections=Detections(boxes=boxes[i], scores=scores[i], labels=labels[i]),
+                image_size=(heights[i], widths[i]),
+            ),
+        )
+
+
+def _flat(lists: Any) -> torch.Tensor:
+    # Copied, since the memory of an Arrow array is read-only.
+    return torch.tensor(lists.flatten().to_numpy())
