@@ -132,7 +132,7 @@ def _draw_scene(
     """Return the picture and all that was drawn on it, clutter too, from back to front."""
     canvas = _draw_background(generator, size)
     num_objects = int(generator.integers(1, 6))
-    num_clutter = int(generator.integers(2, 7))
+    num_clutter = int(generator.integers(0, 5))
     kinds = ["object"] * num_objects + ["clutter"] * num_clutter
     drawn = []
     for kind in generator.permutation(kinds):
@@ -144,7 +144,7 @@ def _draw_scene(
             colours = _draw_texture(generator, size, canvas, one.mask)
             canvas += one.mask[..., None] * (colours - canvas)  # [h, w, c]
             drawn.append(one)
-    noise = generator.normal(0, generator.uniform(2, 12), canvas.shape)
+    noise = generator.normal(0, generator.uniform(1, 8), canvas.shape)
     picture = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     picture = picture.filter(ImageFilter.GaussianBlur(generator.uniform(0, 0.9)))
     noisy = (np.asarray(picture, dtype=np.float32) + noise).clip(0, 255)
@@ -167,7 +167,7 @@ def _draw_background(generator: np.random.Generator, size: int) -> _Array:
 
 def _draw_object(generator: np.random.Generator, size: int, classes: Sequence[str]) -> _Object:
     shape = str(generator.choice(np.array(classes)))
-    radius = size * math.exp(generator.uniform(math.log(0.05), math.log(0.2)))
+    radius = size * math.exp(generator.uniform(math.log(0.09), math.log(0.24)))
     angles = np.arange(_CORNERS[shape]) * (2 * math.pi / _CORNERS[shape])
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # [n, xy]
     if shape == "ellipse":

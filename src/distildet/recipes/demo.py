@@ -6,75 +6,82 @@ from pathlib import Path
 from distildet import artefacts
 from distildet.data.synthetic import ANNOTATIONS_FILE, make_scenes
 
-TRAIN_IMAGES = 1000
-VALIDATION_IMAGES = 200
-_SCENES = {"train": (TRAIN_IMAGES, 0), "validation": (VALIDATION_IMAGES, 1)}
+IMAGE_SIZE = 64
+CLASSES = ("circle", "ellipse", "square", "triangle")
+_SCENES = {"train": (1000, 0), "validation": (200, 1)}
+"""Folder -> number of images and seed."""
 
-_TEACHER = f"""\
-# The teacher sees all labels. A recipe without teachers is plain training.
-name: demo-teacher
-data:
-  image_size: 96
-  workers: 1
-  labeled: {{format: coco, images: train, annotations: train/{ANNOTATIONS_FILE}}}
-  validation: {{format: coco, images: validation, annotations: validation/{ANNOTATIONS_FILE}}}
-student:
+_VALIDATION = f"{{format: coco, images: validation, annotations: validation/{ANNOTATIONS_FILE}}}"
+_DETECTOR = """\
   detector: retinanet
-  backbone: resnet18
+  backbone: resnet10t
   pretrained: false
-  neck_channels: 64
   head_depth: 1
   head_norm: group
-  extra_levels: 1
-  anchor_scale: 2
+  anchor_scale: 3
+  anchor_octaves: 2
+  anchor_ratios: [1]
   box_loss: giou
-stages:
-  - stage: train
-    steps: 600
+"""
+_TRAINING = """\
     batch_size: 16
-    optimizer: {{name: adamw, lr: 1e-3}}
+    optimizer: {name: adamw, lr: 3e-3}
+    ema: 0.99
+    augmentation: {zoom: [1, 1], colour: 0}
     evaluations: 2
 """
 
-_STUDENT = f"""\
+TEACHER_RECIPE = f"""\
+# The teacher sees all labels. A recipe without teachers is plain training.
+name: demo-teacher
+data:
+  image_size: {IMAGE_SIZE}
+  workers: 1
+  labeled: {{format: coco, images: train, annotations: train/{ANNOTATIONS_FILE}}}
+  validation: {_VALIDATION}
+student:
+{_DETECTOR}\
+  backbone_levels: [C2, C3, C4]
+  extra_levels: 0
+  neck_channels: 48
+stages:
+  - stage: train
+    steps: 1200
+{_TRAINING}"""
+
+STUDENT_RECIPE = f"""\
 # The student sees a tenth of the labels and the teacher's boxes on all images; the baseline
 # beside it sees the tenth alone, for the same number of steps.
 name: demo-student
 data:
-  image_size: 96
+  image_size: {IMAGE_SIZE}
   workers: 1
   labeled:
     {{format: coco, images: train, annotations: train/{ANNOTATIONS_FILE}, fraction: 0.1}}
   unlabeled: [labeled-rest]
-  validation: {{format: coco, images: validation, annotations: validation/{ANNOTATIONS_FILE}}}
+  validation: {_VALIDATION}
 teachers:
   - {{detector: teacher/student}}
 student:
-  detector: retinanet
-  backbone: mobilenetv2_050
-  pretrained: false
-  backbone_levels: [C3, C4]
-  neck_channels: 48
-  head_depth: 1
-  head_norm: group
-  anchor_scale: 2
-  box_loss: giou
+{_DETECTOR}\
+  backbone_levels: [C2, C3]
+  extra_levels: 1
+  neck_channels: 32
 stages:
   - {{stage: label, images: all}}
   - stage: train
     images: {{all: 1}}
     targets: {{all: pseudo}}
-    steps: 500
-    batch_size: 16
-    optimizer: {{name: adamw, lr: 1.5e-3}}
-    evaluations: 2
+    steps: 700
+{_TRAINING}\
   - stage: train
     images: {{labeled: 1}}
     steps: 60
     batch_size: 16
-    optimizer: {{name: adamw, lr: 1.5e-4}}
+    optimizer: {{name: adamw, lr: 3e-4}}
+    ema: 0.99
     batch_norm: frozen
-    augmentation: {{zoom: [0.9, 1.1], colour: 0.1}}
+    augmentation: {{zoom: [1, 1], colour: 0}}
     evaluations: 1
 """
 
@@ -100,8 +107,8 @@ def write_demo(folder: Path) -> DemoRecipes:
     """
     for name, (images, seed) in _SCENES.items():
         if not (folder / name).exists():
-            make_scenes(folder / name, images=images, seed=seed, size=96)
+            make_scenes(folder / name, images=images, seed=seed, size=IMAGE_SIZE, classes=CLASSES)
     recipes = DemoRecipes(teacher=folder / "teacher.yaml", student=folder / "student.yaml")
-    artefacts.write_text(recipes.teacher, _TEACHER)
-    artefacts.write_text(recipes.student, _STUDENT)
+    artefacts.write_text(recipes.teacher, TEACHER_RECIPE)
+    artefacts.write_text(recipes.student, STUDENT_RECIPE)
     return recipes
