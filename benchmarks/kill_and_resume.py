@@ -32,7 +32,7 @@ SEED = 3
 TRAIN_IMAGES = 520
 VALIDATION_IMAGES = 12
 STAGES = ("01-label", "02-train", "03-train", "baseline/01-train", "baseline/02-train")
-STEPS = {"02-train": 36, "03-train": 16, "baseline/01-train": 36, "baseline/02-train": 16}
+STEPS = {"02-train": 30, "03-train": 12, "baseline/01-train": 30, "baseline/02-train": 12}
 PARTIAL = artefacts.TEMPORARY_PREFIX
 REMOVALS = (f"{PARTIAL}step-", f"{PARTIAL}best")
 POLL_SECONDS = 0.0005
@@ -65,7 +65,7 @@ name: teacher
 {DATA}
 {STUDENT_OPTIONS}
 stages:
-  - {{stage: train, steps: 40, batch_size: 8, optimizer: {{lr: 3e-3}}, evaluations: 1}}
+  - {{stage: train, steps: 30, batch_size: 6, optimizer: {{lr: 3e-3}}, evaluations: 1}}
 """
 STUDENT = f"""\
 name: student
@@ -170,9 +170,9 @@ def compare(folder: Path, num_kills: int, workers: Sequence[int], seed: int) -> 
     return 1 if faults else 0
 
 
-def make_work(folder: Path) -> Path:
+def make_work(folder: Path, *, images: int = TRAIN_IMAGES) -> Path:
     """Make scenes, train the teacher, and return the recipe of the student."""
-    make_scenes(folder / "train", images=TRAIN_IMAGES, seed=0, size=64)
+    make_scenes(folder / "train", images=images, seed=0, size=64)
     make_scenes(folder / "validation", images=VALIDATION_IMAGES, seed=1, size=64)
     (folder / "teacher.yaml").write_text(TEACHER, encoding="utf-8")
     (folder / "student.yaml").write_text(STUDENT, encoding="utf-8")
@@ -235,22 +235,26 @@ def run_with_kills(
 
 def kill_at(process: subprocess.Popen[bytes], folder: Path, aim: Aim) -> bool:
     """Kill a process at a moment; return whether it was still running."""
-    stage = folder / aim.stage
-    is_due: Callable[[], bool]
-    if aim.stage == "01-label":
-        is_due = (stage / "store" / "manifest.json").exists
-    else:
-        is_due = lambda: (  # noqa: E731 - one expression, like its alternative
-            last_step(stage) > aim.step and (not aim.is_inside_write or is_writing(stage))
-        )
-    while process.poll() is None and not is_due():
-        time.sleep(POLL_SECONDS)
+    wait_for(process, lambda: is_due(folder / aim.stage, aim))
     if not aim.is_inside_write:
         time.sleep(aim.delay)
     was_running = process.poll() is None
     process.kill()
     process.wait()
     return was_running
+
+
+def wait_for(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds or the process has ended."""
+    while process.poll() is None and not condition():
+        time.sleep(POLL_SECONDS)
+
+
+def is_due(stage: Path, aim: Aim) -> bool:
+    """Return whether a stage has come to the moment of a kill."""
+    if aim.stage == "01-label":
+        return (stage / "store" / "manifest.json").exists()
+    return last_step(stage) > aim.step and (not aim.is_inside_write or is_writing(stage))
 
 
 def last_step(stage: Path) -> int:

@@ -1,0 +1,88 @@
+"""One finished run on tiny scenes, made once and shared by every test that only reads it."""
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+IMAGES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyWork:
+    """Scenes, a trained teacher, the recipe of a student, and the finished run of it."""
+
+    folder: Path
+    recipe: Path
+    teacher: Path
+    run: Path
+
+
+@pytest.fixture(scope="session")
+def kills(project):
+    """The script that kills and compares runs."""
+    spec = importlib.util.spec_from_file_location(
+        "kill_and_resume", project / "benchmarks" / "kill_and_resume.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny(kills, tmp_path_factory, request):
+    """Whoever of the test processes comes first makes it; the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    is_distributed = hasattr(request.config, "workerinput")
+    folder = (base.parent if is_distributed else base) / "tiny-work"
+    folder.mkdir(exist_ok=True)
+    with (folder / "made").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if made.tell() == 0:
+            kills.run(kills.make_work(folder, images=IMAGES), folder / "reference")
+            made.write("yes")
+    return TinyWork(
+        folder=folder,
+        recipe=folder / "student.yaml",
+        teacher=folder / "teacher" / "student",
+        run=folder / "reference",
+    )
+
+
+@pytest.fixture
+def distildet():
+    """Run the program and return its exit code and what it printed."""
+
+    def call(*arguments, timeout=120):
+        return subprocess.run(
+            [sys.executable, "-m", "distildet", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=timeout,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def fastest():
+    """Run a command several times and return the shortest wall time in seconds."""
+
+    def measure(command, *, runs):
+        def once():
+            started = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            return time.perf_counter() - started
+
+        return min(once() for _ in range(runs))
+
+    return measure
