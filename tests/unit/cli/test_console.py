@@ -1,0 +1,30 @@
+import pytest
+
+from distildet.cli.console import Console, plain_text
+
+
+def test_control_characters_of_names_become_visible():
+    assert plain_text("a\x1b[31mb\rc\nd") == "a\\x1b[31mb\\rc\nd"
+
+
+def test_names_of_other_scripts_stay_as_they_are():
+    assert plain_text("Fähre 船") == "Fähre 船"
+
+
+def test_lines_of_one_work_come_at_intervals_and_at_its_end(capsys):
+    console = Console()
+
+    for done in range(1, 6):
+        console.advance("seed-0/02-train", done, 5, {"loss": 0.25})
+
+    assert capsys.readouterr().out.splitlines() == [
+        "seed-0/02-train: 1/5  loss 0.250",
+        "seed-0/02-train: 5/5  loss 0.250",
+    ]
+
+
+@pytest.mark.parametrize("text", ["[bold]", "{{7*7}}", "a/b"])
+def test_markup_in_messages_is_printed_as_it_is(text, capsys):
+    Console().message(text)
+
+    assert capsys.readouterr().out == f"{text}\n"
