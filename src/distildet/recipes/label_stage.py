@@ -82,7 +82,7 @@ def label_with(
 
     def predict_mapped(batch: ImageBatch) -> list[Detections]:
         interruption.raise_if_requested()
-        return [_mapped(found, mapping) for found in predict(batch)]
+        return [with_labels_of(found, mapping) for found in predict(batch)]
 
     label_images(
         store,
@@ -96,7 +96,13 @@ def label_with(
     return store
 
 
-def _mapped(found: Detections, mapping: Sequence[int | None]) -> Detections:
+def with_labels_of(found: Detections, mapping: Sequence[int | None]) -> Detections:
+    """Return detections with labels of another class list; what it does not name is dropped.
+
+    Args:
+        found: Labels index the detector's own class list.
+        mapping: As `map_labels` returns it.
+    """
     table = torch.tensor([-1 if label is None else label for label in mapping])
     labels = table[found.labels]
     return replace(found, labels=labels, probs=None).chosen(labels >= 0)
@@ -128,7 +134,7 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
         device=context.device,
         interruption=context.interruption,
         progress=context.progress,
-        work=f"{folder.parent.name}/{folder.name}",
+        work=context.work(folder),
     )
     stored = store.read()
     thresholds = choose_thresholds(

@@ -1,6 +1,6 @@
 """What all stages of a run share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -56,4 +56,8 @@ class RunContext:
     device: torch.device
     interruption: Interruption
     progress: Progress
-    teachers: tuple[Teacher, ...] = field(default=())
+    teachers: tuple[Teacher, ...] = ()
+
+    def work(self, place: Path) -> str:
+        """Return the name by which progress of what is written to a place is told."""
+        return place.relative_to(self.out).as_posix()

@@ -1,9 +1,10 @@
 """The datasets of a run: read once, named uniquely, with one class list."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from distildet.data.coco import read_coco
 from distildet.data.dataset import Annotations, Dataset
 from distildet.data.folder import read_folder
 from distildet.data.subset import merge, take_fraction, without_annotations
-from distildet.errors import ClassMapError
-from distildet.recipes.schema import DataConfig, SourceConfig
+from distildet.errors import ClassMapError, DataError
+from distildet.recipes.schema import DataConfig, LabelStage, SourceConfig, TrainStage
 
 LABELED_REST = "labeled-rest"
 
@@ -61,14 +62,31 @@ class RunData:
         lines = [line for dataset in datasets if dataset is not None for line in dataset.dropped]
         return list(dict.fromkeys(lines))
 
-    def fingerprints(self) -> dict[str, str]:
-        """Return a hash of file names, file sizes and annotations of each dataset."""
+    def require_images(self, stages: Iterable[LabelStage | TrainStage]) -> None:
+        """Make sure that every stream that a stage reads has images.
+
+        Raises:
+            DataError: A stream is empty: all its images are labeled ones.
+        """
+        sizes = self.sizes()
+        for index, stage in enumerate(stages):
+            streams = [stage.images] if isinstance(stage, LabelStage) else stage.images
+            for stream in streams:
+                if stream not in sizes:
+                    raise DataError(
+                        f"stages[{index}].images: the stream {stream!r} has no image. An image "
+                        "whose labels are used is not taken as an unlabeled one too; add other "
+                        f"images to data.{stream}, or leave the stream out."
+                    )
+
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Return sample id -> hash of place, file size, annotations and classes, by dataset."""
         named = {
             "labeled": self.labeled,
             "unlabeled": self.unlabeled,
             "validation": self.validation,
         }
-        return {name: _fingerprint(data) for name, data in named.items() if data is not None}
+        return {name: _fingerprints(data) for name, data in named.items() if data is not None}
 
 
 def load_run_data(config: DataConfig) -> RunData:
@@ -131,8 +149,9 @@ def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
     lost = [dataset.classes[label] for label in sorted(used) if mapping[label] is None]
     if lost:
         raise ClassMapError(
-            f"data.validation has boxes of the classes {', '.join(lost)}, which are not among "
-            f"the classes to learn: {', '.join(classes)}. Rename them or leave their boxes out."
+            f"The annotations to measure on have boxes of the classes {', '.join(lost)}, which "
+            f"the detector does not know: {', '.join(classes)}. Rename them or leave their boxes "
+            "out."
         )
     samples = [
         sample
@@ -166,15 +185,42 @@ def _without(dataset: Dataset, excluded: Dataset | None) -> Dataset:
 
 def _common_root(config: DataConfig) -> Path:
     sources = [config.labeled, config.validation, *config.unlabeled]
-    folders = [source.images.resolve() for source in sources if isinstance(source, SourceConfig)]
+    # abspath, not resolve, as for sample ids: a link keeps the name that the user sees.
+    folders = [os.path.abspath(s.images) for s in sources if isinstance(s, SourceConfig)]  # noqa: PTH100
     return Path(os.path.commonpath(folders))
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    rows = []
-    for sample in dataset.samples:
-        annotations = sample.annotations
-        boxes = None if annotations is None else annotations.boxes.tolist()
-        labels = None if annotations is None else annotations.labels.tolist()
-        rows.append([sample.id, sample.path.stat().st_size, boxes, labels])
-    return artefacts.fingerprint_json(rows)
+def changed_files(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Return one line for each image in which two results of `RunData.fingerprints` differ."""
+    lines = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name, {}), now.get(name, {})
+        lines += [f"{name}: {image} is gone" for image in old if image not in new]
+        lines += [f"{name}: {image} was added" for image in new if image not in old]
+        lines += [
+            f"{name}: {image} has another place, size or annotations"
+            for image in old
+            if image in new and old[image] != new[image]
+        ]
+    return lines
+
+
+def _fingerprints(dataset: Dataset) -> dict[str, str]:
+    classes = None if dataset.classes is None else list(dataset.classes)
+    return {
+        sample.id: artefacts.fingerprint_json(
+            [place, sample.path.stat().st_size, classes, _as_lists(sample.annotations)]
+        )[:16]
+        for place, sample in enumerate(dataset.samples)
+    }
+
+
+def _as_lists(annotations: Annotations | None) -> list[list[Any]] | None:
+    if annotations is None:
+        return None
+    return [
+        array.tolist()
+        for array in (annotations.boxes, annotations.labels, annotations.areas, annotations.crowd)
+    ]

@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,9 @@ from distildet.recipes.schema import LabelStage, TrainStage
 LOCK = ".lock"
 RESULT = "result.json"
 RECIPE = "recipe.yaml"
-DATA = "data.json"
+SETTINGS = "settings.json"
+DATA = "files.json"
+WEIGHTS = "weights.json"
 DONE = "DONE"
 STUDENT = "student"
 BASELINE = "baseline"
@@ -27,6 +29,7 @@ TEACHER = "teacher"
 DETECTIONS = "detections.json"
 # Settings that may differ when a run is continued: they do not change what a seed computes.
 CONTINUABLE = ("seeds", "data.workers")
+SHOWN_DIFFERENCES = 5
 
 
 @contextmanager
@@ -61,27 +64,71 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_same(path: Path, current: Mapping[str, Any], what: str) -> None:
+def refuse_foreign(folder: Path) -> None:
+    """Make sure that a folder in which no run was begun has nothing that one could overwrite.
+
+    Raises:
+        ConfigError: Somebody else's files are in it.
+    """
+    if not folder.is_dir() or (folder / SETTINGS).exists():
+        return
+    own = (LOCK, artefacts.TEMPORARY_PREFIX)
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(own))
+    if others:
+        raise ConfigError(
+            f"{folder}: cannot be used as a run folder, since it is not empty (it has "
+            f"{others[0]!r}) and no run was begun in it. Choose a new folder with --out."
+        )
+
+
+def check_same(
+    path: Path,
+    current: Mapping[str, Any],
+    what: str,
+    compare: Callable[[Any, Any], list[str]] | None = None,
+) -> None:
     """Compare what a run folder was begun with to what is asked now.
 
     Args:
-        path: JSON file in the run folder; written if it does not exist.
+        path: JSON file in the run folder; if it does not exist, all is well.
         current: What is asked now.
         what: Name of it in the message.
+        compare: Returns one line for each difference; None compares value by value.
 
     Raises:
-        StageError: They differ; the message lists each difference.
+        StageError: They differ, or the file is damaged; the message lists the first differences.
     """
     if not path.exists():
-        artefacts.write_json(path, current)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differences = _differences(before, json.loads(json.dumps(current)))
+    differences = (compare or _differences)(read_json(path), json.loads(json.dumps(current)))
     if differences:
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown = [*differences[:SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])]
         raise StageError(
-            f"{path.parent}: this run was begun with other {what}: {'; '.join(differences)}. "
+            f"{path.parent}: this run was begun with other {what}: {'; '.join(shown)}. "
             "Put it back as it was, choose another --out, or delete the folder."
         )
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that a run has written.
+
+    Raises:
+        StageError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(
+            f"{path}: damaged ({error}). Restore it from a copy, or delete {path.parent} and run "
+            "again."
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of a killed process from the places that a run writes to."""
+    for place in (folder, folder / TEACHER, *folder.glob("seed-*/**/")):
+        artefacts.remove_partial(place)
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -135,7 +182,7 @@ def is_done(folder: Path) -> bool:
 
 def read_done(folder: Path) -> dict[str, Any]:
     """Return what a finished stage noted about itself."""
-    noted: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+    noted: dict[str, Any] = read_json(folder / DONE)
     return noted
 
 

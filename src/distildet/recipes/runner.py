@@ -1,6 +1,5 @@
 """Runs a recipe from its data to `result.json`, going on where an earlier call stopped."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +8,39 @@ from typing import Any
 import torch
 
 from distildet import artefacts
-from distildet.classes import ClassList
+from distildet.classes import ClassList, map_labels
 from distildet.detectors.bundle import load_detector
 from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
-from distildet.recipes.label_stage import run_label_stage
+from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
 from distildet.recipes.progress import Progress
 from distildet.recipes.result import build_result
 from distildet.recipes.run_context import RunContext, Teacher
-from distildet.recipes.run_data import load_run_data
+from distildet.recipes.run_data import changed_files, load_run_data
 from distildet.recipes.run_folder import (
     BASELINE,
     DATA,
     DETECTIONS,
     RECIPE,
     RESULT,
+    SETTINGS,
     STUDENT,
     TEACHER,
+    WEIGHTS,
     arm_folder,
     check_same,
     environment,
     locked,
+    read_json,
+    refuse_foreign,
+    remove_leftovers,
     stage_folder,
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
 from distildet.recipes.student import student_options
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
 from distildet.training.interruption import interruptible
-
-SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +89,16 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         progress: Told everything that a user may want to see.
 
     Raises:
+        ConfigError: The folder holds something else, or cannot be written.
         StageError: The folder belongs to another recipe, other data, or another process.
         DistildetError: Any fault of data, weights or settings, named.
     """
     chosen = choose_device(device)
     # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
     torch.use_deterministic_algorithms(chosen.type == "cpu")
+    refuse_foreign(out)
     with locked(out), interruptible() as interruption:
-        artefacts.remove_partial(out)
+        remove_leftovers(out)
         check_same(out / SETTINGS, recipe.model_dump(mode="json"), "settings")
         finished = _finished(out, recipe)
         if finished is not None:
@@ -102,9 +106,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
             return finished
         student_options(recipe.student)
         data = load_run_data(recipe.data)
-        check_same(out / DATA, data.fingerprints(), "data")
-        artefacts.write_text(out / RECIPE, dump_recipe(recipe))
-        artefacts.write_json(out / "environment.json", environment(chosen))
+        data.require_images(recipe.stages)
         for line in data.dropped():
             progress.message(f"Left out: {line}")
         teachers = tuple(Teacher(teacher.detector) for teacher in recipe.teachers)
@@ -118,6 +120,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
             progress=progress,
             teachers=teachers,
         )
+        _begin(context)
         for seed in recipe.seeds:
             for arm in _arms(context, seed):
                 _run_arm(context, arm, seed)
@@ -127,11 +130,32 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         return result
 
 
+def _begin(context: RunContext) -> None:
+    """Note what the run depends on, or refuse to go on with something else.
+
+    Settings are noted after all that can be wrong in them was found, so that a recipe can be
+    mended and run again in the same folder.
+    """
+    out, recipe = context.out, context.recipe
+    files = context.data.fingerprints()
+    weights = {
+        f"teachers[{index}]": teacher.fingerprint for index, teacher in enumerate(context.teachers)
+    }
+    check_same(out / DATA, files, "data", changed_files)
+    check_same(out / WEIGHTS, weights, "weights")
+    if not (out / SETTINGS).exists():
+        artefacts.write_json(out / SETTINGS, recipe.model_dump(mode="json"))
+    artefacts.write_json(out / DATA, files)
+    artefacts.write_json(out / WEIGHTS, weights)
+    artefacts.write_text(out / RECIPE, dump_recipe(recipe))
+    artefacts.write_json(out / "environment.json", environment(context.device))
+
+
 def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
     path = out / RESULT
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(path)
     return result if result["seeds"] == list(recipe.seeds) else None
 
 
@@ -193,17 +217,25 @@ def _detect_teacher(context: RunContext) -> None:
 
 
 def _detect(context: RunContext, bundle: Path, path: Path) -> None:
+    """Keep a detector's detections of the validation images, labels in the student's classes."""
     validation = context.data.validation
     if validation is None or path.exists():
         return
+    detector = load_detector(bundle)
+    mapping = map_labels(detector.spec.classes, context.classes)
+
+    def note(done: int, total: int) -> None:
+        context.interruption.raise_if_requested()
+        context.progress.advance(context.work(path), done, total)
+
     detections = detect_dataset(
-        load_detector(bundle),
+        detector,
         validation.samples,
         batch_size=EVALUATION_BATCH,
         workers=context.recipe.data.workers,
         device=context.device,
-        progress=lambda done, total: context.progress.advance(
-            f"{path.parent.name}/evaluation", done, total
-        ),
+        progress=note,
     )
-    write_detections(path, detections)
+    write_detections(
+        path, {name: with_labels_of(found, mapping) for name, found in detections.items()}
+    )

@@ -58,12 +58,13 @@ def initial_student(
     if stage.init == "teacher":
         _copy_neck_and_head(context.teachers[0].detector, student, context)
     elif isinstance(stage.init, Path):
-        _copy_all(load_detector(stage.init), student, stage.init)
+        _copy_all(load_detector(stage.init), student, stage.init, context)
     return student
 
 
 def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContext) -> None:
     own = student.state_dict()
+    _refuse_permuted_classes(teacher, context, "init: teacher")
     backbone = {id(p) for p in student.backbone_parameters()}
     outside = {name for name, p in student.named_parameters() if id(p) not in backbone}
     taken = {
@@ -81,8 +82,20 @@ def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContex
     context.progress.message(f"{len(taken)} of {len(outside)} tensors start as the teacher's.")
 
 
-def _copy_all(source: Detector, student: Detector, path: Path) -> None:
+def _copy_all(source: Detector, student: Detector, path: Path, context: RunContext) -> None:
+    _refuse_permuted_classes(source, context, str(path))
     try:
         student.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise WeightsError(f"{path}: these weights do not fit the student: {error}") from error
+
+
+def _refuse_permuted_classes(source: Detector, context: RunContext, where: str) -> None:
+    """Refuse weights of as many but other classes: their class layers fit in shape alone."""
+    own, theirs = tuple(context.classes), tuple(source.spec.classes)
+    if len(own) == len(theirs) and own != theirs:
+        raise WeightsError(
+            f"{where}: the weights are for the classes {', '.join(theirs)}, the student learns "
+            f"{', '.join(own)}. Bring the annotations to the same names in the same order, or use "
+            "init: pretrained."
+        )

@@ -60,7 +60,7 @@ def run_train_stage(
         for name, count in stage.counts().items()
     ]
     student = initial_student(context, stage, seed, previous)
-    work = f"{folder.parent.name}/{folder.name}"
+    work = context.work(folder)
     trainer = Trainer(
         Task(student),
         _settings(stage, seed, folder.name, steps),

@@ -1,0 +1,196 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distildet.errors import ClassMapError, DataError
+from distildet.recipes.run_data import changed_files, load_run_data
+from distildet.recipes.schema import DataConfig, LabelStage, TrainStage
+
+
+def write_coco(path, names, classes, labels):
+    """One box a picture, of the category given for it."""
+    path.write_text(
+        json.dumps(
+            {
+                "images": [
+                    {"id": i, "file_name": name, "width": 8, "height": 8}
+                    for i, name in enumerate(names)
+                ],
+                "annotations": [
+                    {
+                        "id": i,
+                        "image_id": i,
+                        "category_id": classes.index(label),
+                        "bbox": [1, 1, 4, 4],
+                        "area": 16,
+                        "iscrowd": 0,
+                    }
+                    for i, label in enumerate(labels)
+                ],
+                "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
+            }
+        )
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    write_coco(tmp_path / "train.json", ["a.png", "b.png"], ["cat", "dog"], ["cat", "dog"])
+    write_coco(tmp_path / "val.json", ["c.png"], ["dog", "cat"], ["dog"])
+    return tmp_path
+
+
+@pytest.fixture
+def load(folder):
+    def load_with(**sections):
+        raw = {"image_size": "64", **sections}
+        return load_run_data(DataConfig.model_validate(raw, context={"folder": folder}))
+
+    return load_with
+
+
+def source(folder, annotations=None, **more):
+    images = str(folder / "images")
+    if annotations is None:
+        return {"format": "folder", "images": images, **more}
+    return {
+        "format": "coco",
+        "images": images,
+        "annotations": str(folder / annotations),
+        **more,
+    }
+
+
+def ids(dataset):
+    return [sample.id for sample in dataset.samples]
+
+
+def test_labeled_images_are_not_unlabeled_ones_too(folder, load):
+    data = load(labeled=source(folder, "train.json"), unlabeled=[source(folder)])
+
+    assert ids(data.dataset("labeled")) == ["a.png", "b.png"]
+    assert ids(data.dataset("unlabeled")) == ["c.png", "d.png"]
+    assert ids(data.dataset("all")) == ["a.png", "b.png", "c.png", "d.png"]
+    assert data.sizes() == {"labeled": 2, "unlabeled": 2, "all": 4}
+
+
+def test_labeled_rest_are_the_hidden_images_without_their_boxes(folder, load):
+    data = load(labeled=source(folder, "train.json", fraction="0.5"), unlabeled=["labeled-rest"])
+
+    assert sorted(ids(data.labeled) + ids(data.unlabeled)) == ["a.png", "b.png"]
+    assert data.unlabeled.samples[0].annotations is None
+    assert data.hidden.samples[0].annotations is not None
+
+
+def test_validation_labels_are_counted_in_the_classes_to_learn(folder, load):
+    data = load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+    assert data.validation.classes.names == ("cat", "dog")
+    np.testing.assert_array_equal(data.validation.samples[0].annotations.labels, [1])
+
+
+def test_validation_boxes_of_a_class_that_is_not_learned_are_refused(folder, load):
+    write_coco(folder / "val.json", ["c.png"], ["dog", "cow"], ["cow"])
+
+    with pytest.raises(ClassMapError, match=r"boxes of the classes cow, .* not know: cat, dog"):
+        load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+
+def test_a_validation_class_without_boxes_is_no_fault(folder, load):
+    write_coco(folder / "val.json", ["c.png"], ["dog", "cow"], ["dog"])
+
+    data = load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+    np.testing.assert_array_equal(data.validation.samples[0].annotations.labels, [1])
+
+
+def test_classes_come_from_validation_where_nothing_is_labeled(folder, load):
+    data = load(unlabeled=[source(folder)], validation=source(folder, "val.json"))
+
+    assert data.classes.names == ("dog", "cat")
+    assert data.labeled is None
+
+
+def test_images_behind_a_linked_folder_keep_the_names_that_the_user_sees(folder, load):
+    (folder / "link").symlink_to(folder / "images", target_is_directory=True)
+
+    data = load(unlabeled=[{"format": "folder", "images": str(folder / "link")}])
+
+    assert ids(data.unlabeled) == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_ids_are_relative_to_the_common_root_of_all_sources(folder, load):
+    Path(folder / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "more" / "a.png")
+
+    data = load(
+        labeled=source(folder, "train.json"),
+        unlabeled=[{"format": "folder", "images": str(folder / "more")}],
+    )
+
+    assert ids(data.dataset("all")) == ["images/a.png", "images/b.png", "more/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        (LabelStage(stage="label", images="unlabeled"), 0),
+        (
+            TrainStage.model_validate(
+                {
+                    "stage": "train",
+                    "images": {"labeled": "1", "unlabeled": "1"},
+                    "epochs": "1",
+                    "optimizer": {"lr": "1e-3"},
+                }
+            ),
+            0,
+        ),
+    ],
+    ids=["label", "train"],
+)
+def test_a_stream_without_any_image_of_its_own_is_refused(folder, load, stage, place):
+    write_coco(folder / "train.json", ["a.png", "b.png", "c.png", "d.png"], ["cat"], ["cat"] * 4)
+    data = load(labeled=source(folder, "train.json"), unlabeled=[source(folder)])
+
+    with pytest.raises(
+        DataError, match=rf"stages\[{place}\]\.images: the stream 'unlabeled' has no image"
+    ):
+        data.require_images([stage])
+
+
+def test_equal_data_have_equal_fingerprints(folder, load):
+    sections = {"labeled": source(folder, "train.json"), "unlabeled": [source(folder)]}
+
+    assert changed_files(load(**sections).fingerprints(), load(**sections).fingerprints()) == []
+
+
+def test_changed_added_and_lost_images_are_named(folder, load):
+    sections = {"labeled": source(folder, "train.json"), "unlabeled": [source(folder)]}
+    before = load(**sections).fingerprints()
+    write_coco(folder / "train.json", ["a.png", "b.png"], ["cat", "dog"], ["cat", "cat"])
+    (folder / "images" / "d.png").rename(folder / "images" / "e.png")
+
+    lines = changed_files(before, load(**sections).fingerprints())
+
+    assert lines == [
+        "labeled: b.png has another place, size or annotations",
+        "unlabeled: d.png is gone",
+        "unlabeled: e.png was added",
+    ]
+
+
+def test_boxes_that_were_left_out_are_told_once(folder, load):
+    document = json.loads((folder / "train.json").read_text())
+    document["annotations"][0]["bbox"] = [20, 20, 4, 4]
+    (folder / "train.json").write_text(json.dumps(document))
+
+    data = load(labeled=source(folder, "train.json", fraction="0.5"), unlabeled=["labeled-rest"])
+
+    assert len(data.dropped()) == 1

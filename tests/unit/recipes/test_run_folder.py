@@ -1,0 +1,171 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from distildet.errors import ConfigError, StageError
+from distildet.recipes.run_folder import (
+    arm_folder,
+    check_same,
+    is_done,
+    locked,
+    read_done,
+    refuse_foreign,
+    remove_leftovers,
+    stage_folder,
+    write_done,
+)
+from distildet.recipes.schema import LabelStage
+
+HOLD = """
+import sys
+from pathlib import Path
+from distildet.recipes.run_folder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_folder_is_held_by_one_process_and_the_message_names_it(holder, tmp_path):
+    with (
+        pytest.raises(StageError, match=f"in use by process {holder.pid} on "),
+        locked(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+
+    with locked(tmp_path / "run"):
+        assert f"process {os.getpid()}" in (tmp_path / "run" / ".lock").read_text()
+
+
+def test_a_file_cannot_be_a_run_folder(tmp_path):
+    (tmp_path / "run").write_text("mine")
+
+    with (
+        pytest.raises(ConfigError, match=r"cannot be used as a run folder \(File exists\)"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_folder_with_files_of_somebody_else_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mine")
+
+    with pytest.raises(ConfigError, match=r"not empty \(it has 'recipe.yaml'\)"):
+        refuse_foreign(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["settings.json", ".lock", ".partial-x"])
+def test_a_folder_in_which_a_run_was_begun_is_accepted(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+
+    refuse_foreign(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_accepted(tmp_path):
+    refuse_foreign(tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("now", "line"),
+    [
+        ({"a": 2, "b": {"c": [1, 2]}}, "a was 1 and is 2"),
+        ({"a": 1, "b": {"c": [1, 3]}}, r"b\.c\[1\] was 2 and is 3"),
+        ({"a": 1, "b": {"c": [1]}}, r"b\.c was \[1, 2\] and is \[1\]"),
+        ({"a": 1}, r"b was .* and is None"),
+    ],
+)
+def test_each_difference_is_named_by_its_path(tmp_path, now, line):
+    (tmp_path / "settings.json").write_text('{"a": 1, "b": {"c": [1, 2]}}')
+
+    with pytest.raises(StageError, match=line):
+        check_same(tmp_path / "settings.json", now, "settings")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"seeds": [0, 1], "data": {"workers": 1}},
+        {"seeds": [0], "data": {"workers": 2}},
+        {"seeds": (0,), "data": {"workers": 1}},
+    ],
+)
+def test_what_may_change_between_two_calls_is_no_difference(tmp_path, now):
+    (tmp_path / "settings.json").write_text('{"seeds": [0], "data": {"workers": 1}}')
+
+    check_same(tmp_path / "settings.json", now, "settings")
+
+
+def test_of_many_differences_the_first_five_are_shown(tmp_path):
+    (tmp_path / "files.json").write_text("{}")
+
+    with pytest.raises(StageError, match=r": x0; x1; x2; x3; x4; and 2 more\. Put it back"):
+        check_same(
+            tmp_path / "files.json", {}, "data", lambda _old, _new: [f"x{i}" for i in range(7)]
+        )
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path):
+    (tmp_path / "settings.json").write_text('{"a": ')
+
+    with pytest.raises(StageError, match=r"settings\.json: damaged"):
+        check_same(tmp_path / "settings.json", {}, "settings")
+
+
+def test_what_killed_writers_left_is_deleted_and_nothing_else(tmp_path):
+    kept = tmp_path / "seed-0" / "02-train" / "metrics.jsonl"
+    foreign = tmp_path / "other-run" / ".partial-y"
+    leftovers = [
+        tmp_path / ".partial-a",
+        tmp_path / "teacher" / ".partial-b",
+        tmp_path / "seed-0" / ".partial-c",
+        tmp_path / "seed-0" / "02-train" / ".partial-d" / "student",
+        tmp_path / "seed-0" / "baseline" / "01-train" / "checkpoints" / ".partial-e",
+    ]
+    for path in [kept, foreign, *leftovers]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    remove_leftovers(tmp_path)
+
+    assert kept.exists()
+    assert foreign.exists()
+    assert not any(path.exists() for path in leftovers)
+    assert not (tmp_path / "seed-0" / "02-train" / ".partial-d").exists()
+
+
+def test_a_stage_is_done_when_it_has_noted_so(tmp_path):
+    assert not is_done(tmp_path)
+
+    write_done(tmp_path, {"steps": 3})
+
+    assert is_done(tmp_path)
+    assert read_done(tmp_path) == {"steps": 3}
+
+
+def test_stages_are_folders_of_their_arm_counted_from_1(tmp_path):
+    arm = arm_folder(tmp_path, 7, "baseline")
+
+    assert arm == tmp_path / "seed-7" / "baseline"
+    assert stage_folder(arm, 0, LabelStage(stage="label")).name == "01-label"
