@@ -167,7 +167,7 @@ class PseudoLabelStore:
         try:
             content = path.read_bytes()
             note = json.loads(_note(path).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         return content if note == self._expected_note(content) else None
 

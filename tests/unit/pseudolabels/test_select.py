@@ -95,6 +95,18 @@ def test_auto_matches_classes_by_name(ten_cats):
     assert thresholds_for(ten_cats, labeled=labeled) == {"cat": pytest.approx(0.6), "dog": 0.4}
 
 
+def test_auto_looks_at_each_class_for_itself(labels_of):
+    stored = {
+        "a": labels_of(scores=[0.9, 0.8, 0.7], labels=[1, 0, 1]),
+        "b": labels_of(scores=[0.6, 0.5, 0.3], labels=[0, 1, 0]),
+    }
+
+    # Cats were found with 0.8, 0.6 and 0.3, dogs with 0.9, 0.7 and 0.5; wanted are 2 and 1.
+    chosen = thresholds_for(stored, labeled=labeled_of([0], [0, 1]))
+
+    assert chosen == {"cat": pytest.approx(0.6), "dog": pytest.approx(0.9)}
+
+
 def test_auto_never_goes_below_the_floor(ten_cats):
     assert thresholds_for(ten_cats, labeled=labeled_of([0]), ignore_floor=0.3)["cat"] == 0.3
 
