@@ -7,17 +7,32 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distildet.errors import ResourceError
+from distildet.errors import ConfigError, ResourceError
 
 TEMPORARY_PREFIX = ".partial-"
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Where a folder waits while a new one takes its name.
+_REPLACED_PREFIX = f"{TEMPORARY_PREFIX}replaced-"
+# Never writable for everybody, whatever the umask.
+_FILE_MODE = 0o664
+_FOLDER_MODE = 0o775
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_PLACE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 
 
 @contextmanager
@@ -27,19 +42,37 @@ def _disk_errors_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(next(p for p in path.parents if p.exists())).free
         raise ResourceError(
-            f"{path}: the disk is full ({free} bytes free). What was there before is intact. "
-            "Free some space and run the same command again."
+            f"{path}: the disk took no more ({error.strerror}; {free} bytes are free). What was "
+            "complete before is intact. Free some space and run the same command again."
         ) from error
 
 
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _place_errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PLACE_ERRORS:
+            raise
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}: {error.filename}). "
+            "Choose another place, or change who may write there."
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _temporary_name(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -50,24 +83,22 @@ def write_bytes(path: Path, content: bytes) -> None:
         content: The whole content.
 
     Raises:
+        ConfigError: Nothing can be written at this place.
         ResourceError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _disk_errors_named(path):
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    with _disk_errors_named(path), _place_errors_named(path):
+        temporary = _temporary_name(path)
         try:
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE_MODE)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(name).chmod(0o666 & ~umask)
-            Path(name).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -80,40 +111,83 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def append_text(path: Path, content: str) -> None:
+    """Add UTF-8 text to the end of a file; a kill may leave a part of it.
+
+    Args:
+        path: The file; it and its folder are made if missing.
+        content: What to add.
+
+    Raises:
+        ConfigError: Nothing can be written at this place.
+        ResourceError: The disk is full.
+    """
+    with _disk_errors_named(path), _place_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(content)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `path` when the block ends without an error.
 
     Args:
-        path: Final name. A complete folder of that name is replaced.
+        path: Final name. A complete folder of that name is replaced; should a kill come between
+            the two renames of that, `remove_partial` or the next writer puts the old one back.
 
     Raises:
+        ConfigError: Nothing can be written at this place, or `path` is a file.
         ResourceError: The disk is full; nothing of the new folder is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     with _disk_errors_named(path):
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
+        with _place_errors_named(path):
+            temporary = _temporary_name(path)
+            if path.is_file():
+                raise NotADirectoryError(errno.ENOTDIR, "a file has this name", str(path))
+            temporary.mkdir(_FOLDER_MODE)
         try:
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o777 & ~umask)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-            if path.exists():
-                remove_folder(path)
-            temporary.rename(path)
-            _flush_folder(path.parent)
+            for written in [temporary, *temporary.rglob("*")]:
+                written.chmod(written.stat().st_mode & ~0o002)
+                _flush(written)
+            _take_name(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
+def _take_name(temporary: Path, path: Path) -> None:
+    """Rename a folder; one that has the name already is deleted after that."""
+    replaced = path.with_name(f"{_REPLACED_PREFIX}{path.name}")
+    _put_back(replaced)
+    if path.exists():
+        path.rename(replaced)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        _put_back(replaced)
+        raise
+    _flush(path.parent)
+    if replaced.exists():
+        remove_folder(replaced)
+
+
+def _put_back(replaced: Path) -> None:
+    """Undo, or finish, a replacement that was cut in two."""
+    path = replaced.with_name(replaced.name.removeprefix(_REPLACED_PREFIX))
+    if replaced.exists():
+        if path.exists():
+            remove_folder(replaced)
+        else:
+            replaced.rename(path)
+
+
 def remove_folder(folder: Path) -> None:
     """Delete a folder so that a kill in between leaves no half of it under its name."""
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}")
+    name = folder.name.removeprefix(_REPLACED_PREFIX)
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}{name}")
     if doomed.exists():
         shutil.rmtree(doomed)
     folder.rename(doomed)
@@ -121,12 +195,23 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what an interrupted writer left in a folder; a missing folder is left missing."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+    """Delete what an interrupted writer left in a folder; a missing folder is left missing.
+
+    A folder that was to be replaced, and was not, gets its name back.
+    """
+    for replaced in list(folder.glob(f"{_REPLACED_PREFIX}*")):
+        _put_back(replaced)
+    for leftover in list(folder.glob(f"{TEMPORARY_PREFIX}*")):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def flush_file(path: Path) -> None:
+    """Make sure that what was appended to a file outlasts a loss of power."""
+    if path.exists():
+        _flush(path)
 
 
 def fingerprint_bytes(content: bytes) -> str:

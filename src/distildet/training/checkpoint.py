@@ -1,6 +1,7 @@
 """Checkpoints: folders whose manifest, written last, has the hash of every file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distildet import artefacts
-from distildet.errors import ResourceError
+from distildet.errors import ResourceError, StageError
 
 CHECKPOINT_FORMAT = 1
 MANIFEST = "manifest.json"
@@ -66,26 +67,43 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> Path:
     return path
 
 
+def step_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders of a stage, whole or not, in the order of their steps."""
+    paths = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
+
+
 def verify_checkpoint(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint folder, or None if every file has its hash."""
+    """Return what is wrong with a checkpoint folder, or None if every file has its hash.
+
+    Raises:
+        StageError: A newer version of distildet wrote it.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] > CHECKPOINT_FORMAT:
-            return f"format {manifest['format']} is newer than this version of distildet"
-        for file, expected in manifest["sha256"].items():
-            if artefacts.fingerprint_file(path / file) != expected:
+        version, expected = int(manifest["format"]), dict(manifest["sha256"])
+        if version > CHECKPOINT_FORMAT:
+            raise StageError(
+                f"{path}: checkpoint format {version} is newer than this version of distildet "
+                f"knows ({CHECKPOINT_FORMAT}). Update distildet."
+            )
+        for file, fingerprint in expected.items():
+            if artefacts.fingerprint_file(path / file) != fingerprint:
                 return f"{file} does not have the hash that its manifest states"
     except OSError as error:
         return f"{Path(error.filename or path).name} cannot be read"
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is damaged"
-    return None
+    return None if STATE in expected else f"{MANIFEST} does not list {STATE}"
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load a checkpoint that `verify_checkpoint` found whole."""
     state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+    tensors = {
+        Path(file).stem: load_file(path / file) for file in listed if file.endswith(".safetensors")
+    }
     return Checkpoint(step=state.pop("step"), tensors=tensors, state=state)
 
 
@@ -100,10 +118,11 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Raises:
         ResourceError: There are checkpoints and all of them are damaged.
+        StageError: A newer version of distildet wrote them.
     """
     artefacts.remove_partial(folder)
     skipped: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(step_checkpoints(folder)):
         fault = verify_checkpoint(path)
         if fault is None:
             return load_checkpoint(path), skipped
@@ -130,12 +149,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     """Put named tensors back into an optimiser.
 
     Each tensor gets the memory layout of its parameter: with another layout the update takes
-    another path through the arithmetic and the last bit differs.
+    another path through the arithmetic and the last bit differs. The count of steps is no such
+    tensor: optimisers keep it on the CPU.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
-        if tensor.shape == parameter.shape:
-            tensor = torch.empty_like(parameter).copy_(tensor)  # noqa: PLW2901
-        optimizer.state[parameter][name] = tensor
+        optimizer.state[parameter][name] = (
+            tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
+        )

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from distildet.detectors.base import Detector
 
@@ -29,7 +30,7 @@ class Ema:
         Args:
             step: Number of updates before this one, from 0.
         """
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step))
         averaged, current = [], []
         for old, new in zip(
             self.detector.state_dict().values(), self.student.state_dict().values(), strict=True
@@ -40,4 +41,5 @@ class Ema:
             else:
                 old.copy_(new)
         if averaged:
-            torch._foreach_lerp_(averaged, current, share)
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            average(averaged, current, step)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distildet import artefacts
 from distildet.detectors.base import Detector
-from distildet.errors import DivergedError, StageError
+from distildet.errors import DivergedError, ResourceError, StageError
 from distildet.structures import ImageBatch, Targets
 from distildet.training.checkpoint import (
     Checkpoint,
@@ -21,6 +21,7 @@ from distildet.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
+    step_checkpoints,
 )
 from distildet.training.ema import Ema
 from distildet.training.interruption import Interruption
@@ -28,7 +29,7 @@ from distildet.training.metrics_log import MetricsLog
 from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
 from distildet.training.rejected_batch import save_rejected_batch
 from distildet.training.settings import TrainSettings
-from distildet.training.task import StepLosses, Task, split_batch
+from distildet.training.task import Task, backward
 
 Batches = Callable[[int, int], Iterator[tuple[ImageBatch, tuple[Targets, ...]]]]
 Evaluate = Callable[[Detector], Mapping[str, float | None]]
@@ -41,6 +42,7 @@ KEPT_CHECKPOINTS = 2
 class _Counters:
     """What a checkpoint remembers beside tensors."""
 
+    micro_batches: int = 1
     rejected: int = 0
     rejected_in_a_row: int = 0
     updates: int = 0
@@ -115,7 +117,9 @@ class Trainer:
 
         Raises:
             DivergedError: Ten steps in a row had a non-finite loss or gradient.
-            StageError: The folder holds a stage with other settings.
+            ResourceError: The disk is full, the memory is too small for a single image, or no
+                checkpoint is whole.
+            StageError: The folder holds a stage with other settings or of another student.
             InterruptedRunError: A signal arrived; a checkpoint was written.
         """
         start, warnings = self._restore()
@@ -138,21 +142,20 @@ class Trainer:
                 or finished == self.settings.steps
             ):
                 self._save(finished)
-            self.interruption.raise_if_requested()
+                if is_asked_to_stop:
+                    self.interruption.raise_if_requested()
         return TrainResult(
             detector=self.ema.detector,
             seconds=self.counters.seconds,
             rejected=self.counters.rejected,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *self._memory_warning()),
         )
 
     def _step(self, step: int, batch: ImageBatch, targets: Sequence[Targets]) -> None:
-        seed_everything(self.settings.seed, self.settings.stage, step)
         rate = learning_rate(step, self.settings)
         set_learning_rate(self.optimizer, rate)
         buffers = [buffer.clone() for buffer in self.task.buffers()]
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = self._backward(batch, targets)
+        parts = self._backward_in_memory(step, batch, targets, buffers)
         norm = self._gradient_norm()
         values = {name: float(value) for name, value in parts.items()}
         values |= {"loss": sum(values.values()), "gradient_norm": float(norm)}
@@ -167,20 +170,44 @@ class Trainer:
             self.log.append({"step": step + 1, **values, "lr": rate})
         self.progress(step + 1, self.settings.steps, values)
 
-    def _backward(self, batch: ImageBatch, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        parts: dict[str, Tensor] = {}
-        for piece, piece_targets in split_batch(batch, targets, self.settings.accumulate):
-            on_device = piece.to(self.device)
-            losses: StepLosses = self.task(
-                on_device, [target.to(self.device) for target in piece_targets]
-            )
-            share = len(piece) / len(batch)
-            (losses.total * share).backward()  # type: ignore[no-untyped-call]
-            for name, value in losses.parts.items():
-                parts[name] = parts.get(name, torch.zeros((), device=value.device)) + (
-                    value.detach() * share
+    def _backward_in_memory(
+        self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Compute gradients, with smaller micro-batches from the moment that memory runs out."""
+        while True:
+            seed_everything(self.settings.seed, self.settings.stage, step)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return backward(
+                    self.task, batch, targets, parts=self._micro_batches(), device=self.device
                 )
-        return parts
+            except torch.OutOfMemoryError as error:
+                if self._micro_batches() >= len(batch):
+                    height, width = batch.pixels.shape[2:]
+                    raise ResourceError(
+                        f"{self.folder}: the memory of {self.device} is too small for one image of "
+                        f"step {step}, at {height}x{width} pixels with up to "
+                        f"{max(len(target.boxes) for target in targets)} boxes. Images: "
+                        f"{', '.join(batch.image_ids)}. Free memory and run the same command again."
+                    ) from error
+            self.counters.micro_batches = 2 * self._micro_batches()
+            self._put_back(buffers)
+            torch.cuda.empty_cache()
+
+    def _micro_batches(self) -> int:
+        return max(self.settings.accumulate, self.counters.micro_batches)
+
+    def _memory_warning(self) -> list[str]:
+        if self._micro_batches() == self.settings.accumulate:
+            return []
+        return [
+            f"{self.folder}: memory ran out, so batches were split into {self._micro_batches()} "
+            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start."
+        ]
+
+    def _put_back(self, buffers: list[Tensor]) -> None:
+        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
     def _gradient_norm(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -191,8 +218,7 @@ class Trainer:
         self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]
     ) -> None:
         """Leave weights, buffers and average as they were before the step, and keep the batch."""
-        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        self._put_back(buffers)
         path = self.folder / "rejected" / f"step-{step:06d}"
         save_rejected_batch(path, batch, targets)
         self.counters.rejected += 1
@@ -228,22 +254,36 @@ class Trainer:
         )
 
     def _save(self, finished: int) -> None:
+        # A checkpoint promises that the records up to its step are there.
+        self.log.flush()
         folder = self.folder / "checkpoints"
         save_checkpoint(folder, f"step-{finished:06d}", self._checkpoint(finished))
-        for outdated in sorted(folder.glob("step-*"))[:-KEPT_CHECKPOINTS]:
+        for outdated in step_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
             artefacts.remove_folder(outdated)
 
     def _restore(self) -> tuple[int, list[str]]:
+        for folder in (self.folder, self.folder / "rejected"):
+            artefacts.remove_partial(folder)
         checkpoint, warnings = newest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None:
             self.log.keep_until(0)
             return 0, warnings
         counters = _Counters(**checkpoint.state)
-        if counters.settings != self.settings.as_json():
-            raise StageError(_changed_settings(self.folder, counters.settings, self.settings))
+        changes = self.settings.changes_from(counters.settings)
+        if changes:
+            raise StageError(
+                f"{self.folder}: the stage was begun with other settings: {'; '.join(changes)}. "
+                "Put them back, choose another --out, or delete this folder."
+            )
         self.counters = counters
-        self.task.load_state_dict(dict(checkpoint.tensors["model"]))
-        self.ema.detector.load_state_dict(dict(checkpoint.tensors["ema"]))
+        try:
+            self.task.load_state_dict(dict(checkpoint.tensors["model"]))
+            self.ema.detector.load_state_dict(dict(checkpoint.tensors["ema"]))
+        except RuntimeError as error:
+            raise StageError(
+                f"{self.folder}: its checkpoint belongs to another student ({error}). Take the "
+                "student that the stage was begun with, or delete this folder."
+            ) from error
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
         self.log.keep_until(checkpoint.step)
         return checkpoint.step, warnings
@@ -255,15 +295,3 @@ def seed_everything(seed: int, stage: str, step: int) -> None:
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002 - foreign code draws from the global generator
-
-
-def _changed_settings(folder: Path, old: Mapping[str, Any], new: TrainSettings) -> str:
-    changes = [
-        f"{name} was {old.get(name)!r} and is {value!r}"
-        for name, value in new.as_json().items()
-        if old.get(name) != value
-    ]
-    return (
-        f"{folder}: the stage was begun with other settings: {'; '.join(changes)}. "
-        "Put them back, choose another --out, or delete this folder."
-    )

@@ -19,21 +19,27 @@ class MetricsLog:
         self.path = path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record; it has "step", the number of finished steps."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Write one record; it has "step", the number of finished steps.
+
+        Raises:
+            ResourceError: The disk is full.
+        """
+        artefacts.append_text(self.path, json.dumps(record, allow_nan=False) + "\n")
+
+    def flush(self) -> None:
+        """Make sure that the records outlast a loss of power."""
+        artefacts.flush_file(self.path)
 
     def keep_until(self, step: int) -> None:
         """Drop records after `step`, and a last line that a kill left half written."""
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self.path.read_bytes().splitlines(keepends=True):
             try:
-                record = json.loads(line)
-            except ValueError:
+                is_kept = json.loads(line)["step"] <= step and line.endswith(b"\n")
+            except (ValueError, KeyError, TypeError):
                 break
-            if record["step"] <= step and line.endswith("\n"):
+            if is_kept:
                 kept.append(line)
-        artefacts.write_text(self.path, "".join(kept))
+        artefacts.write_bytes(self.path, b"".join(kept))

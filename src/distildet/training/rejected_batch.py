@@ -11,7 +11,7 @@ from distildet.structures import ImageBatch, Targets
 
 
 def save_rejected_batch(folder: Path, batch: ImageBatch, targets: Sequence[Targets]) -> None:
-    """Write pixels, boxes and image ids of a batch.
+    """Write pixels, valid sizes, boxes and image ids of a batch.
 
     Args:
         folder: New folder; `pixels.safetensors` and `targets.json` are in it.
@@ -21,12 +21,13 @@ def save_rejected_batch(folder: Path, batch: ImageBatch, targets: Sequence[Targe
     described = [
         {
             "image": image_id,
+            "size": size.tolist(),
             "boxes": target.boxes.tolist(),
             "labels": target.labels.tolist(),
             "weights": target.weights.tolist(),
             "ignore": target.ignore.tolist(),
         }
-        for image_id, target in zip(batch.image_ids, targets, strict=True)
+        for image_id, size, target in zip(batch.image_ids, batch.sizes, targets, strict=True)
     ]
     with artefacts.new_folder(folder) as temporary:
         pixels = batch.pixels.detach().cpu().contiguous()

@@ -1,5 +1,6 @@
 """Settings of one training stage, as the loop needs them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -56,3 +57,12 @@ class TrainSettings:
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
         return asdict(self)
+
+    def changes_from(self, old: Mapping[str, Any]) -> list[str]:
+        """Return one line for each setting that differs from what `as_json` once returned."""
+        new = self.as_json()
+        return [
+            f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]

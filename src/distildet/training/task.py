@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
@@ -48,12 +49,12 @@ class Task(nn.Module):
 def split_batch(
     batch: ImageBatch, targets: Sequence[Targets], parts: int
 ) -> list[tuple[ImageBatch, Sequence[Targets]]]:
-    """Split a batch into micro-batches of equal size on the same padded canvas.
+    """Split a batch into micro-batches on the same padded canvas, equal but for the last.
 
     Args:
         batch: Images.
         targets: One an image.
-        parts: Number of micro-batches; at most the number of images.
+        parts: Largest number of micro-batches.
     """
     size = -(-len(batch) // parts)
     pieces: list[tuple[ImageBatch, Sequence[Targets]]] = []
@@ -69,3 +70,33 @@ def split_batch(
         )
         pieces.append((piece, targets[chosen]))
     return pieces
+
+
+def backward(
+    task: Task,
+    batch: ImageBatch,
+    targets: Sequence[Targets],
+    *,
+    parts: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Add the gradients of a batch, one micro-batch after the other.
+
+    Args:
+        task: Whose parameters get the gradients.
+        batch: Images.
+        targets: One an image.
+        parts: Largest number of micro-batches.
+        device: Where the task is.
+
+    Returns:
+        The named losses, means over the images, without gradient.
+    """
+    means: dict[str, Tensor] = {}
+    for piece, piece_targets in split_batch(batch, targets, parts):
+        losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
+        share = len(piece) / len(batch)
+        (losses.total * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.parts.items():
+            means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
+    return means
