@@ -96,13 +96,16 @@ def load_run_data(config: DataConfig) -> RunData:
         config: The recipe's `data`, paths absolute.
 
     Raises:
-        DataError: Files or records that cannot be used.
+        DataError: Files or records that cannot be used, or labeled images that are validation
+            images too.
         ClassMapError: The validation images have classes that the labeled ones lack.
     """
     root = _common_root(config)
+    validation = _read(config.validation, root) if config.validation is not None else None
     labeled = hidden = None
     if config.labeled is not None:
         complete = _read(config.labeled, root)
+        _refuse_measuring_on_training_images(complete, validation)
         labeled, hidden = take_fraction(
             complete,
             config.labeled.fraction,
@@ -115,8 +118,7 @@ def load_run_data(config: DataConfig) -> RunData:
             parts.append(without_annotations(_read(source, root)))
         elif hidden is not None:
             parts.append(without_annotations(hidden))
-    unlabeled = _without(merge(parts), labeled) if parts else None
-    validation = _read(config.validation, root) if config.validation is not None else None
+    unlabeled = _without_validation(_without(merge(parts), labeled), validation) if parts else None
     classes = labeled.classes if labeled is not None else None
     if validation is not None and classes is None:
         classes = validation.classes
@@ -178,9 +180,36 @@ def _read(source: SourceConfig, root: Path) -> Dataset:
 def _without(dataset: Dataset, excluded: Dataset | None) -> Dataset:
     if excluded is None:
         return dataset
-    paths = {sample.path.resolve() for sample in excluded.samples}
+    paths = _paths(excluded)
     samples = tuple(s for s in dataset.samples if s.path.resolve() not in paths)
     return replace(dataset, samples=samples)
+
+
+def _without_validation(unlabeled: Dataset, validation: Dataset | None) -> Dataset:
+    """Leave validation images out of a pool, which is often the whole folder, and say so."""
+    kept = _without(unlabeled, validation)
+    excluded = len(unlabeled) - len(kept)
+    if not excluded:
+        return kept
+    line = f"{excluded} unlabeled images, since the metrics are measured on them (data.validation)"
+    return replace(kept, dropped=(*kept.dropped, line))
+
+
+def _refuse_measuring_on_training_images(labeled: Dataset, validation: Dataset | None) -> None:
+    if validation is None:
+        return
+    paths = _paths(validation)
+    shared = [sample.id for sample in labeled.samples if sample.path.resolve() in paths]
+    if shared:
+        raise DataError(
+            f"data.validation and data.labeled share {len(shared)} images: "
+            f"{', '.join(shared[:5])}. Metrics on images that were trained on show nothing; list "
+            "different images in the two."
+        )
+
+
+def _paths(dataset: Dataset) -> set[Path]:
+    return {sample.path.resolve() for sample in dataset.samples}
 
 
 def _common_root(config: DataConfig) -> Path:

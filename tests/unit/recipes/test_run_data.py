@@ -80,6 +80,26 @@ def test_labeled_images_are_not_unlabeled_ones_too(folder, load):
     assert data.sizes() == {"labeled": 2, "unlabeled": 2, "all": 4}
 
 
+def test_validation_images_are_left_out_of_the_unlabeled_ones_and_told(folder, load):
+    data = load(
+        labeled=source(folder, "train.json"),
+        unlabeled=[source(folder)],
+        validation=source(folder, "val.json"),
+    )
+
+    assert ids(data.dataset("unlabeled")) == ["d.png"]
+    assert [line for line in data.dropped() if "data.validation" in line] == [
+        "1 unlabeled images, since the metrics are measured on them (data.validation)"
+    ]
+
+
+def test_measuring_on_images_that_were_trained_on_is_refused(folder, load):
+    write_coco(folder / "val.json", ["b.png", "c.png"], ["cat", "dog"], ["cat", "dog"])
+
+    with pytest.raises(DataError, match=r"share 1 images: b\.png"):
+        load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+
 def test_labeled_rest_are_the_hidden_images_without_their_boxes(folder, load):
     data = load(labeled=source(folder, "train.json", fraction="0.5"), unlabeled=["labeled-rest"])
 
