@@ -1,5 +1,6 @@
 """Backbones of timm and torchvision as feature pyramids C2..C5."""
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 from torchvision import models
 
+from distildet.detectors.probing import check_maps, not_a_pyramid, without_unused
 from distildet.errors import ConfigError, WeightsError, nearest_names
 
 Colour = tuple[float, float, float]
@@ -89,10 +92,12 @@ def build_backbone(
     """
     _check_levels(levels)
     if name.startswith("torchvision/"):
-        return _torchvision_backbone(
-            name.removeprefix("torchvision/"), levels, pretrained=pretrained
-        )
-    return _timm_backbone(name.removeprefix("timm/"), levels, pretrained=pretrained)
+        bare_name = name.removeprefix("torchvision/")
+        backbone = _torchvision_backbone(bare_name, levels, pretrained=pretrained)
+    else:
+        bare_name = name.removeprefix("timm/")
+        backbone = _timm_backbone(bare_name, levels, pretrained=pretrained)
+    return backbone.train()
 
 
 def _check_levels(levels: Sequence[str]) -> None:
@@ -110,7 +115,7 @@ def _check_levels(levels: Sequence[str]) -> None:
 
 
 def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path) -> Backbone:
-    if name not in timm.list_models():
+    if not timm.is_model(name):
         raise ConfigError(
             f"Unknown timm backbone {name!r}. {_near(name, timm.list_models())} "
             "For a torchvision network write torchvision/NAME."
@@ -118,11 +123,19 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
     probe = _timm_features(name, pretrained=False)
     strides, channels = probe.feature_info.reduction(), probe.feature_info.channels()
     if str(getattr(probe, "output_fmt", None)).endswith("NHWC"):
-        raise _not_a_pyramid(name, "its maps are channels-last (NHWC)")
+        raise not_a_pyramid(name, "its maps are channels-last (NHWC)")
     if len(set(strides)) < len(strides):
-        raise _not_a_pyramid(name, f"its maps all have strides {sorted(set(strides))}")
+        raise not_a_pyramid(name, f"its maps all have strides {sorted(set(strides))}")
     indices = [_index_of_stride(name, level, strides) for level in levels]
     body = _timm_features(name, pretrained=pretrained, out_indices=indices)
+    check_maps(
+        name,
+        body.eval(),
+        strides=[strides[i] for i in indices],
+        channels=[channels[i] for i in indices],
+    )
+    if indices[-1] < len(strides) - 1:
+        body = without_unused(body)
     config = timm.get_pretrained_cfg(name)
     mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if config is None else (config.mean, config.std)
     return Backbone(
@@ -133,15 +146,18 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
 def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any:
     if isinstance(pretrained, Path):
         _check_file(pretrained)
-        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     try:
+        if isinstance(pretrained, Path):
+            # Read here, so that no version of timm runs code from the file.
+            state = load_state_dict(str(pretrained), weights_only=True)
+            options["pretrained_cfg_overlay"] = {"state_dict": state, "custom_load": False}
         return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except Exception as error:
         # timm raises whatever its model functions raise: for weights a failed download or a
         # mismatch, otherwise the lack of a feature interface.
         if pretrained:
             raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
-        raise _not_a_pyramid(name, str(error)) from error
+        raise not_a_pyramid(name, str(error)) from error
 
 
 def _index_of_stride(name: str, level: str, strides: Sequence[int]) -> int:
@@ -157,13 +173,16 @@ def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool 
     names = models.list_models(module=models)
     if name not in names:
         raise ConfigError(f"Unknown torchvision backbone {name!r}. {_near(name, names)}")
-    model = models.get_model(name, weights=None)
+    with warnings.catch_warnings():
+        # Two old networks announce another initialisation.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = models.get_model(name, weights=None)
     if isinstance(pretrained, Path):
         _load_into(model, name, pretrained)
     elif pretrained:
         try:
             model = models.get_model(name, weights="DEFAULT")
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no network, or a damaged download
             raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
     blocks = _blocks_in_order(model)
     stages = _stages(name, blocks)
@@ -171,7 +190,10 @@ def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool 
     ends = [list(stages.values())[i] for i in indices]
     kept = blocks[: ends[-1][0] + 1]
     body = _Chain(kept, [blocks[index][0] for index, _ in ends])
-    return Backbone(body, levels, [c for _, c in ends], _IMAGENET_MEAN, _IMAGENET_STD)
+    channels = [count for _, count in ends]
+    strides = [PYRAMID_STRIDES[level] for level in levels]
+    check_maps(name, body.eval(), strides=strides, channels=channels)
+    return Backbone(body, levels, channels, _IMAGENET_MEAN, _IMAGENET_STD)
 
 
 def _blocks_in_order(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -197,11 +219,11 @@ def _stages(name: str, blocks: Sequence[tuple[str, nn.Module]]) -> dict[int, tup
         try:
             x = block.eval()(x)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            raise _not_a_pyramid(name, f"block {index} failed: {error}") from error
+            raise not_a_pyramid(name, f"block {index} failed: {error}") from error
         finally:
             block.train(was_training)
         if x.dim() != 4 or x.shape[2] != x.shape[3]:
-            raise _not_a_pyramid(name, f"block {index} returns shape {list(x.shape)}")
+            raise not_a_pyramid(name, f"block {index} returns shape {list(x.shape)}")
         stride = round(side / x.shape[2])
         is_classifier_conv = index == len(blocks) - 1 and _is_pointwise(block)
         if not is_classifier_conv:
@@ -237,13 +259,6 @@ def _check_file(path: Path) -> None:
 
 def _near(name: str, names: Sequence[str]) -> str:
     return nearest_names(name, names).rpartition(".")[2].strip() or "Nothing is similar."
-
-
-def _not_a_pyramid(name: str, reason: str) -> ConfigError:
-    return ConfigError(
-        f"Backbone {name!r} is not a pyramid of feature maps: {reason}. Use a network with maps "
-        "of strides 4, 8, 16, 32 in [b c h w], such as resnet18 or mobilenetv2_050."
-    )
 
 
 def _weights_message(name: str, error: Exception, *, pretrained: bool | Path) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from distildet.classes import ClassList
 from distildet.data.decode import decode_image
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
-from distildet.errors import DataError, MissingPartError
+from distildet.errors import ConfigError, DataError, MissingPartError
 from distildet.registry import Registry
 from distildet.structures import DETECTIONS, Detections, DetectorOutput, ImageBatch, Targets
 
@@ -157,14 +158,20 @@ class Detector(nn.Module, ABC):
 
         Args:
             images: Files, arrays [h w 3] uint8 RGB, or tensors [3 h w] (uint8, or float 0..1).
-            batch_size: Images that go through the network together.
+            batch_size: Images that go through the network together, at least 1.
 
         Returns:
             One result an image, boxes in pixels of that image.
 
         Raises:
-            DataError: A file cannot be decoded, or an array is not an RGB image.
+            ConfigError: batch_size is below 1.
+            DataError: A file cannot be decoded, an array is not an RGB image, or `images` is a
+                single file.
         """
+        if isinstance(images, (str, Path)):
+            raise DataError(f"predict() was given the single file {images}. Give a list: [...].")
+        if batch_size < 1:
+            raise ConfigError(f"predict(): batch_size is {batch_size}. Accepted: 1 or more.")
         device = next(self.parameters()).device
         was_training = self.training
         self.eval()
@@ -172,7 +179,10 @@ class Detector(nn.Module, ABC):
         try:
             for start in range(0, len(images), batch_size):
                 chunk = images[start : start + batch_size]
-                views = [fit_view(_pixels_of(image), self.spec.image_size) for image in chunk]
+                views = [
+                    fit_view(_pixels_of(image, start + i), self.spec.image_size)
+                    for i, image in enumerate(chunk)
+                ]
                 batch = collate(views, [str(start + i) for i in range(len(views))]).to(device)
                 detections = self(batch, want={DETECTIONS}).detections
                 results.extend(detections)
@@ -181,20 +191,41 @@ class Detector(nn.Module, ABC):
         return results
 
 
-def _pixels_of(image: Path | str | NDArray[Any] | Tensor) -> Tensor:
+def _pixels_of(image: Path | str | NDArray[Any] | Tensor, index: int) -> Tensor:
     if isinstance(image, (str, Path)):
         return decode_image(Path(image))
-    if isinstance(image, Tensor):
-        pixels = (image * 255).round().to(torch.uint8) if image.is_floating_point() else image
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        # A mirrored or swapped view has negative strides, which torch does not know.
+        pixels = torch.from_numpy(np.ascontiguousarray(image))
+        pixels = pixels.movedim(-1, 0) if pixels.dim() == 3 else pixels  # [3, h, w]
+    elif isinstance(image, Tensor):
+        pixels = _as_bytes(image.detach().cpu())
     else:
-        pixels = torch.from_numpy(image).movedim(-1, 0)
-    if pixels.dim() != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8:
-        raise DataError(
-            f"predict() was given a {type(image).__name__} of shape {list(image.shape)} and type "
-            f"{image.dtype}. Accepted: arrays [height, width, 3] of uint8 in RGB, and tensors "
-            "[3, height, width] of uint8 or of floats from 0 to 1."
-        )
+        raise _not_an_image(image, index)
+    if (
+        pixels.dim() != 3
+        or pixels.shape[0] != 3
+        or pixels.dtype != torch.uint8
+        or not pixels.numel()
+    ):
+        raise _not_an_image(image, index)
     return pixels
+
+
+def _as_bytes(image: Tensor) -> Tensor:
+    """Return floats of 0..1 as bytes; all else, other floats included, as it is."""
+    if image.is_floating_point() and bool(((image >= 0) & (image <= 1)).all()):
+        return (image * 255).round().to(torch.uint8)
+    return image
+
+
+def _not_an_image(image: Any, index: int) -> DataError:
+    shape, dtype = getattr(image, "shape", "unknown"), getattr(image, "dtype", "unknown")
+    return DataError(
+        f"predict(): image {index} is of {type(image)}, shape {shape} and type {dtype}. "
+        "Accepted: files, arrays [height, width, 3] of uint8 in RGB, and tensors "
+        "[3, height, width] of uint8 or of floats from 0 to 1."
+    )
 
 
 DETECTORS: Registry[Any] = Registry("detector")
