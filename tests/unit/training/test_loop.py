@@ -229,7 +229,7 @@ def test_memory_that_runs_out_splits_batches_as_accumulation_would(
 
 
 def test_memory_too_small_for_one_image_is_an_error_that_names_the_images(trainer, student):
-    with pytest.raises(ResourceError, match="32x32 pixels with up to 1 boxes.* 0-0, 0-1"):
+    with pytest.raises(ResourceError, match=r"32x32 pixels with up to 1 boxes.* 0-0, 0-1"):
         trainer(task=TaskOfSmallMemory(student, 0)).run()
 
 

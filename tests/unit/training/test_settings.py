@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from distildet.training.settings import TrainSettings
+
+
+def settings(**changes):
+    return TrainSettings(**{"seed": 0, "stage": "s", "steps": 10, **changes})
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "expected"),
+    [(8, 4, {2, 4, 6, 8}), (10, 3, {3, 7, 10}), (10, 1, {10}), (10, 0, set())],
+)
+def test_evaluations_are_spread_evenly_and_end_the_stage(steps, evaluations, expected):
+    assert settings(steps=steps, evaluations=evaluations).evaluation_steps() == expected
+
+
+def test_settings_that_went_through_json_have_not_changed():
+    assert settings().changes_from(json.loads(json.dumps(settings().as_json()))) == []
+
+
+def test_changes_name_the_old_and_the_new_value_also_of_settings_that_came_or_went():
+    old = settings(lr=0.1).as_json() | {"gone": 1}
+    del old["clip"]
+
+    changes = settings(lr=0.2).changes_from(old)
+
+    assert changes == [
+        "clip was None and is 10.0",
+        "gone was 1 and is None",
+        "lr was 0.1 and is 0.2",
+    ]
