@@ -148,9 +148,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put named tensors back into an optimiser.
 
-    Each tensor gets the memory layout of its parameter: with another layout the update takes
-    another path through the arithmetic and the last bit differs. The count of steps is no such
-    tensor: optimisers keep it on the CPU.
+    Each tensor gets the memory layout and the device of its parameter, as without the interruption:
+    kernels on mixed layouts are slower, and nothing promises that they round alike. The count of
+    steps is the exception: optimisers keep it on the CPU.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, tensor in tensors.items():

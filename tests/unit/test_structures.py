@@ -1,0 +1,100 @@
+import dataclasses
+
+import pytest
+import torch
+
+from distildet.structures import PARTS, Detections, DetectorOutput, ImageBatch, Targets
+
+META = torch.device("meta")
+
+
+@pytest.fixture
+def detections():
+    return Detections(
+        boxes=torch.arange(12.0).reshape(3, 4),
+        scores=torch.tensor([0.9, 0.5, 0.1]),
+        labels=torch.tensor([2, 0, 1]),
+        probs=torch.eye(3),
+    )
+
+
+def test_a_batch_counts_its_images_and_moves_only_its_pixels():
+    batch = ImageBatch(
+        pixels=torch.zeros(2, 3, 4, 4),
+        sizes=torch.tensor([[4, 4], [3, 4]]),
+        image_sizes=torch.tensor([[4, 4], [3, 4]]),
+        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(2, 1, 1),
+        image_ids=("a", "b"),
+    )
+
+    moved = batch.to(META)
+
+    assert len(batch) == 2
+    assert moved.pixels.device == META
+    assert moved.sizes is batch.sizes
+    assert moved.image_to_batch is batch.image_to_batch
+    assert moved.image_ids == ("a", "b")
+
+
+def test_targets_move_every_tensor_and_keep_their_origin():
+    targets = Targets(
+        boxes=torch.zeros(1, 4),
+        labels=torch.zeros(1, dtype=torch.int64),
+        weights=torch.ones(1),
+        ignore=torch.zeros(0, 4),
+        known_classes=torch.ones(2, dtype=torch.bool),
+        origin="teacher",
+    )
+
+    moved = targets.to(META)
+
+    tensors = [v for v in vars(moved).values() if isinstance(v, torch.Tensor)]
+    assert [tensor.device for tensor in tensors] == [META] * 5
+    assert moved.origin == "teacher"
+
+
+@pytest.mark.parametrize(
+    ("which", "labels"),
+    [
+        (torch.tensor([True, False, True]), [2, 1]),
+        (torch.tensor([1, 0]), [0, 2]),
+        (torch.zeros(3, dtype=torch.bool), []),
+    ],
+)
+def test_chosen_takes_every_field_in_the_given_order(detections, which, labels):
+    chosen = detections.chosen(which)
+
+    assert chosen.labels.tolist() == labels
+    assert chosen.boxes.tolist() == detections.boxes[which].tolist()
+    assert chosen.scores.tolist() == detections.scores[which].tolist()
+    assert chosen.probs.tolist() == detections.probs[which].tolist()
+    assert len(chosen) == len(labels)
+
+
+def test_chosen_detections_without_probs_have_none(detections):
+    without = dataclasses.replace(detections, probs=None)
+
+    assert without.chosen(torch.tensor([0])).probs is None
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.5, 2), (0.51, 1), (0.95, 0)])
+def test_above_includes_the_threshold_itself(detections, threshold, count):
+    assert len(detections.above(threshold)) == count
+
+
+def test_an_output_without_parts_is_empty():
+    output = DetectorOutput()
+
+    assert (output.features, output.dense, output.losses, output.detections) == ({}, None, {}, None)
+
+
+def test_structures_are_frozen(detections):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        detections.scores = torch.zeros(3)
+
+
+def test_the_vocabulary_of_parts_is_the_reviewed_list():
+    assert sorted(PARTS) == [
+        *("dense", "detections", "features.backbone", "features.head", "features.neck"),
+        *("losses", "queries", "regions"),
+    ]
