@@ -75,7 +75,7 @@ stages:
     steps: 700
 {_TRAINING}\
   - stage: train
-    images: {{labeled: 1}}
+    images: {{labeled: 1, unlabeled: 3}}
     steps: 60
     batch_size: 16
     optimizer: {{name: adamw, lr: 3e-4}}

@@ -83,14 +83,20 @@ def merge_preset(raw: dict[str, Any], preset: dict[str, Any]) -> None:
 
     Args:
         raw: The recipe as mappings, lists and texts; what it gives stays, its lists as a whole.
-        preset: Its stages may have a key `when: labeled`: these are left out where the recipe
-            has no labeled images. It is not used afterwards.
+        preset: Its stages may have a key `when` such as {labeled: true, unlabeled: false}: they
+            are left out where the recipe has, or lacks, other images than these. It is not used
+            afterwards.
     """
     data = raw.get("data")
-    has_labels = isinstance(data, dict) and read_none(data.get("labeled")) is not None
-    stages = [stage for stage in preset["stages"] if has_labels or "when" not in stage]
-    for stage in stages:
-        stage.pop("when", None)
+    streams = data if isinstance(data, dict) else {}
+    is_present = {
+        stream: bool(read_none(streams.get(stream))) for stream in ("labeled", "unlabeled")
+    }
+    stages = [
+        stage
+        for stage in preset["stages"]
+        if all(is_present[name] == (due == "true") for name, due in stage.pop("when", {}).items())
+    ]
     _merge_under(raw, {**preset, "stages": stages})
 
 

@@ -148,10 +148,17 @@ def test_the_preset_labels_all_images_then_trains_in_two_phases(load_preset):
     assert label == LabelStage(stage="label", images="all", threshold="auto")
     assert (first.images, first.targets) == ({"all": 1.0}, {"all": "pseudo"})
     assert (first.init, first.epochs, first.optimizer.lr) == ("pretrained", 12.0, 1.5e-3)
-    assert (second.images, second.targets) == ({"labeled": 1.0}, {"labeled": "human"})
+    assert second.images == {"labeled": 1.0, "unlabeled": 3.0}
+    assert second.targets == {"labeled": "human", "unlabeled": "pseudo"}
     assert (second.init, second.epochs, second.optimizer.lr) == ("previous", 4.0, 1.5e-4)
     assert second.batch_norm == "frozen"
     assert (second.augmentation.zoom, second.augmentation.colour) == ((0.9, 1.1), 0.1)
+
+
+def test_the_preset_tunes_on_the_labels_alone_without_other_images(load_preset):
+    second = load_preset("data.unlabeled=[]").stages[2]
+
+    assert (second.images, second.targets) == ({"labeled": 1.0}, {"labeled": "human"})
 
 
 def test_the_preset_leaves_out_the_second_phase_without_labels(load_preset):

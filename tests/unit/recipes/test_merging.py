@@ -84,18 +84,28 @@ def test_given_stages_replace_those_of_the_preset():
     assert raw["stages"] == [{"stage": "train"}]
 
 
+COCO = {"format": "coco"}
+
+
 @pytest.mark.parametrize(
     ("data", "epochs"),
     [
-        ({"labeled": {"format": "coco"}}, ["1", "2"]),
-        ({"labeled": "null"}, ["1"]),
+        ({"labeled": COCO, "unlabeled": [COCO]}, ["1", "2"]),
+        ({"labeled": COCO}, ["1", "3"]),
+        ({"labeled": COCO, "unlabeled": []}, ["1", "3"]),
+        ({"labeled": "null", "unlabeled": [COCO]}, ["1"]),
         ({}, ["1"]),
         ("no mapping", ["1"]),
     ],
 )
-def test_stages_for_labels_are_left_out_where_there_are_none(data, epochs):
+def test_stages_are_left_out_where_their_images_are_not_as_they_say(data, epochs):
     raw = {"data": data}
+    stages = [
+        {"epochs": "1"},
+        {"epochs": "2", "when": {"labeled": "true", "unlabeled": "true"}},
+        {"epochs": "3", "when": {"labeled": "true", "unlabeled": "false"}},
+    ]
 
-    merge_preset(raw, {"stages": [{"epochs": "1"}, {"epochs": "2", "when": "labeled"}]})
+    merge_preset(raw, {"stages": stages})
 
     assert raw["stages"] == [{"epochs": number} for number in epochs]

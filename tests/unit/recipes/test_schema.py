@@ -291,10 +291,9 @@ def test_the_baseline_trains_on_labels_alone_with_all_else_equal(load_preset):
 
     assert first.counts() == {"labeled": 8}
     assert first.targets == {"labeled": "human"}
-    assert first == stages[1].model_copy(
-        update={"images": {"labeled": 1.0}, "targets": {"labeled": "human"}}
-    )
-    assert second == stages[2]
+    labels_alone = {"images": {"labeled": 1.0}, "targets": {"labeled": "human"}}
+    assert first == stages[1].model_copy(update=labels_alone)
+    assert second == stages[2].model_copy(update=labels_alone)
 
 
 def test_every_key_has_a_description():
