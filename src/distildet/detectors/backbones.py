@@ -19,6 +19,8 @@ Colour = tuple[float, float, float]
 PYRAMID_STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+# Torchvision's weights of these two were trained on pixels of -1..1.
+_TRAINED_ON_HALVES = {"googlenet", "inception_v3"}
 # Children of torchvision classifiers that come after the feature pyramid.
 _CLASSIFIER_CHILDREN = {
     "avgpool", "classifier", "fc", "dropout", "flatten", "head", "norm", "permute", "aux1", "aux2",
@@ -120,6 +122,14 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
             f"Unknown timm backbone {name!r}. {_near(name, timm.list_models())} "
             "For a torchvision network write torchvision/NAME."
         )
+    try:
+        # None comes only where unregistered names are allowed.
+        config = cast(Any, timm.get_pretrained_cfg(name, allow_unregistered=False))
+    except RuntimeError as error:  # the part after the dot, which names the weights
+        tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise ConfigError(
+            f"Unknown timm backbone {name!r}. {nearest_names(name, tagged)}"
+        ) from error
     probe = _timm_features(name, pretrained=False)
     strides, channels = probe.feature_info.reduction(), probe.feature_info.channels()
     if str(getattr(probe, "output_fmt", None)).endswith("NHWC"):
@@ -136,11 +146,8 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
     )
     if indices[-1] < len(strides) - 1:
         body = without_unused(body)
-    config = timm.get_pretrained_cfg(name)
-    mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if config is None else (config.mean, config.std)
-    return Backbone(
-        body, levels, [channels[i] for i in indices], cast(Colour, mean), cast(Colour, std)
-    )
+    mean, std = cast(Colour, config.mean), cast(Colour, config.std)
+    return Backbone(body, levels, [channels[i] for i in indices], mean, std)
 
 
 def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any:
@@ -193,6 +200,8 @@ def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool 
     channels = [count for _, count in ends]
     strides = [PYRAMID_STRIDES[level] for level in levels]
     check_maps(name, body.eval(), strides=strides, channels=channels)
+    if name in _TRAINED_ON_HALVES:
+        return Backbone(body, levels, channels, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     return Backbone(body, levels, channels, _IMAGENET_MEAN, _IMAGENET_STD)
 
 

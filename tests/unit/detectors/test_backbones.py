@@ -1,0 +1,215 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from distildet.detectors.backbones import build_backbone
+from distildet.errors import ConfigError, WeightsError
+
+LEVELS = ("C3", "C4", "C5")
+
+
+class WritesAFile:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.fixture
+def pixels():
+    return torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_efficientnet", "test_resnet", "test_convnext", "mobilenetv3_small_050", "lcnet_035"],
+)
+@pytest.mark.parametrize("levels", [LEVELS, ("C3", "C4"), ("C2", "C3"), ("C4",)])
+def test_maps_have_the_stated_strides_and_channels_and_every_weight_a_gradient(
+    name, levels, pixels
+):
+    backbone = build_backbone(name, levels=levels)
+
+    maps = backbone(torch.cat([pixels, pixels.flip(3)]))
+    sum(level.sum() for level in maps.values()).backward()
+
+    assert tuple(maps) == levels
+    assert [tuple(level.shape) for level in maps.values()] == [
+        (2, channels, 96 // stride, 64 // stride)
+        for channels, stride in zip(
+            backbone.channels, [2 ** int(level[1]) for level in levels], strict=True
+        )
+    ]
+    assert [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x0_5", "mnasnet0_5", "googlenet"])
+def test_torchvision_maps_have_the_stated_strides_and_channels(name, pixels):
+    backbone = build_backbone(f"torchvision/{name}", levels=LEVELS).eval()
+
+    maps = backbone(pixels)
+
+    assert [tuple(level.shape) for level in maps.values()] == [
+        (1, channels, 96 // stride, 64 // stride)
+        for channels, stride in zip(backbone.channels, (8, 16, 32), strict=True)
+    ]
+
+
+def test_torchvision_maps_are_those_of_its_own_feature_extractor(pixels, tmp_path):
+    torch.manual_seed(0)
+    stock = models.resnet18(weights=None).eval()
+    torch.save(stock.state_dict(), tmp_path / "weights.pth")
+    backbone = build_backbone(
+        "torchvision/resnet18", levels=LEVELS, pretrained=tmp_path / "weights.pth"
+    ).eval()
+
+    expected = create_feature_extractor(stock, {"layer2": "C3", "layer3": "C4", "layer4": "C5"})
+
+    torch.testing.assert_close(backbone(pixels), dict(expected(pixels)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("levels", [LEVELS, ("C3", "C4")])
+def test_timm_maps_are_those_of_the_whole_network(pixels, tmp_path, suffix, levels):
+    torch.manual_seed(0)
+    stock = timm.create_model("test_efficientnet").eval()
+    file = tmp_path / f"weights.{suffix}"
+    {"safetensors": save_file, "pth": torch.save}[suffix](stock.state_dict(), file)
+    expected = stock.forward_intermediates(pixels, intermediates_only=True)[2 : 2 + len(levels)]
+
+    backbone = build_backbone("timm/test_efficientnet", levels=levels, pretrained=file).eval()
+
+    assert all(map(torch.equal, backbone(pixels).values(), expected))
+
+
+def test_stages_after_the_last_map_are_taken_out():
+    whole = build_backbone("mobilenetv2_050", levels=LEVELS)
+    short = build_backbone("mobilenetv2_050", levels=("C3", "C4"))
+
+    assert len(list(short.parameters())) < len(list(whole.parameters()))
+    assert short.state_dict().keys() < whole.state_dict().keys()
+    assert all(parameter.requires_grad for parameter in short.parameters())
+
+
+def test_weights_that_cannot_be_taken_out_are_frozen(pixels):
+    backbone = build_backbone("hrnet_w18_small", levels=("C3", "C4"))
+
+    frozen = [name for name, p in backbone.named_parameters() if not p.requires_grad]
+
+    assert frozen
+    assert list(backbone(pixels)) == ["C3", "C4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("test_convnext", (0.5, 0.5, 0.5)),
+        ("test_convnext.r160_in1k", (0.5, 0.5, 0.5)),
+        ("test_efficientnet", (0.485, 0.456, 0.406)),
+        ("torchvision/mobilenet_v2", (0.485, 0.456, 0.406)),
+        ("torchvision/googlenet", (0.5, 0.5, 0.5)),
+    ],
+)
+def test_the_mean_is_that_of_the_published_weights(name, mean):
+    assert build_backbone(name, levels=("C3",)).mean == mean
+
+
+def test_a_backbone_is_in_training_mode_with_untouched_statistics():
+    backbone = build_backbone("test_efficientnet", levels=("C3", "C4"))
+
+    counts = [b for n, b in backbone.named_buffers() if n.endswith("num_batches_tracked")]
+
+    assert backbone.training
+    assert {int(count) for count in counts} == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_vit", "strides"),
+        ("swin_tiny_patch4_window7_224", "channels-last"),
+        ("halonet26t", "fails on images of 96x160"),
+        ("levit_128s", "has no level C3"),
+        ("torchvision/swin_t", r"block 0 returns shape \[1, 32, 32, 96\]"),
+        ("torchvision/vit_b_32", "block 1 failed"),
+        ("torchvision/squeezenet1_1", "has no level C3"),
+        ("torchvision/inception_v3", "has no level C3"),
+    ],
+)
+def test_a_network_that_is_no_pyramid_is_refused_with_the_reason(name, reason):
+    with pytest.raises(ConfigError, match=f"Backbone '{name.split('/')[-1]}' .*{reason}"):
+        build_backbone(name, levels=LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet81", "resnet"),
+        ("torchvision/resnet81", "resnet"),
+        ("qqqqqq", "Nothing is similar"),
+        ("test_convnext.r161_in1k", "test_convnext.r160_in1k"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(ConfigError, match=f"(?s)Unknown .* backbone .*{nearest}"):
+        build_backbone(name, levels=LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (("C3", "C6"), "has 'C6'"),
+        ((), "consecutive levels"),
+        (("C3", "C5"), "consecutive levels"),
+        (("C4", "C3"), "consecutive levels"),
+        (("C3", "C3"), "consecutive levels"),
+    ],
+)
+def test_levels_that_make_no_pyramid_are_refused(levels, message):
+    with pytest.raises(ConfigError, match=message):
+        build_backbone("test_efficientnet", levels=levels)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "torchvision/mobilenet_v2"])
+def test_a_missing_file_of_weights_is_named(name, tmp_path):
+    with pytest.raises(WeightsError, match=r"none\.pth: no such file of weights"):
+        build_backbone(name, levels=LEVELS, pretrained=tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "torchvision/mobilenet_v2"])
+def test_weights_of_another_network_are_refused(name, tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=r"weights\.pth"):
+        build_backbone(name, levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "torchvision/mobilenet_v2"])
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com"])
+def test_a_file_that_holds_no_weights_is_refused(name, content, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(content)
+
+    with pytest.raises(WeightsError, match=r"weights from file .*weights\.pth could not be loaded"):
+        build_backbone(name, levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "torchvision/mobilenet_v2"])
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_code_in_a_file_of_weights_is_refused_and_not_run(name, save, tmp_path):
+    save({"w": WritesAFile()}, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match="could not be loaded"):
+        build_backbone(name, levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_download_that_fails_names_the_backbone_and_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    with pytest.raises(WeightsError, match=r"'mobilenet_v2'.*Give `pretrained` the path"):
+        build_backbone("torchvision/mobilenet_v2", levels=LEVELS, pretrained=True)
