@@ -196,8 +196,8 @@ def test_help_answers_without_loading_what_is_slow(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_there_in_under_0_3_seconds(command, fastest):
-    assert fastest([sys.executable, "-m", "distildet", command, "--help"], runs=5) < 0.3
+def test_help_is_there_in_under_0_3_seconds(command, least_seconds):
+    assert least_seconds([sys.executable, "-m", "distildet", command, "--help"], runs=5) < 0.3
 
 
 @pytest.mark.slow
