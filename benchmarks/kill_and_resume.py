@@ -180,7 +180,9 @@ def make_work(folder: Path, *, images: int = TRAIN_IMAGES) -> Path:
     return folder / "student.yaml"
 
 
-def start(recipe: Path, out: Path, *, workers: int = 0) -> subprocess.Popen[bytes]:
+def start(
+    recipe: Path, out: Path, *, workers: int = 0, has_own_group: bool = False
+) -> subprocess.Popen[bytes]:
     """Start `distildet run` on one CPU thread; what it prints goes to OUT.log."""
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(out)]
     command += ["--device", "cpu", "--set", f"data.workers={workers}"]
@@ -191,6 +193,7 @@ def start(recipe: Path, out: Path, *, workers: int = 0) -> subprocess.Popen[byte
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=subprocess.STDOUT,
+            process_group=0 if has_own_group else None,
         )
 
 

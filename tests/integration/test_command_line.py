@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -220,3 +221,32 @@ def test_a_stopped_run_leaves_a_checkpoint_and_goes_on_exactly(
     assert (stage / "checkpoints" / f"step-{kills.last_step(stage):06d}").is_dir()
     kills.run(tiny.recipe, out, workers=workers)
     assert kills.differences(tiny.run, out) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_to_the_run_and_its_workers_leaves_a_checkpoint_too(
+    tiny, kills, tmp_path, number, code
+):
+    out = tmp_path / "run"
+    stage = out / f"seed-{kills.SEED}" / "02-train"
+    process = kills.start(tiny.recipe, out, workers=2, has_own_group=True)
+    kills.wait_for(process, lambda: kills.last_step(stage) >= 7)
+
+    os.killpg(process.pid, number)
+
+    assert process.wait() == code
+    assert "Traceback" not in out.with_suffix(".log").read_text()
+    assert (stage / "checkpoints" / f"step-{kills.last_step(stage):06d}").is_dir()
+
+
+def test_labels_are_not_written_into_a_folder_of_the_user(tiny, distildet, tmp_path):
+    (tmp_path / "labels.json").write_text("mine")
+
+    refused = distildet("label", tiny.teacher, tiny.folder / "train", "--out", tmp_path)
+
+    assert refused.returncode == 2
+    assert "is not empty (it has 'labels.json')" in refused.stderr
+    assert (tmp_path / "labels.json").read_text() == "mine"

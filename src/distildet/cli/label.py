@@ -29,10 +29,11 @@ def label(
     from distildet.pseudolabels.export_coco import write_coco
     from distildet.recipes.label_stage import STORE, label_with
     from distildet.recipes.run_context import Teacher
-    from distildet.recipes.run_folder import locked
+    from distildet.recipes.run_folder import locked, refuse_foreign
     from distildet.recipes.runner import choose_device
     from distildet.training.interruption import interruptible
 
+    refuse_foreign(out, begun_with=STORE)
     samples = read_folder(images, listed=listed).samples
     loaded = Teacher(teacher)
     classes = loaded.detector.spec.classes

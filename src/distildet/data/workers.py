@@ -106,5 +106,7 @@ def _unchanged(packed: Any) -> Any:
 def _start_worker(_worker: int) -> None:
     # One thread each: several processes with all threads would get into each other's way.
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole group; the main process ends the step and stores a checkpoint.
+    # Both reach the whole group from a terminal or a scheduler; the main process ends the step,
+    # stores a checkpoint and then ends its workers. Workers whose parent died end by themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

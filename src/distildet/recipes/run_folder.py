@@ -64,13 +64,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path, begun_with: str = SETTINGS) -> None:
     """Make sure that a folder in which no run was begun has nothing that one could overwrite.
+
+    Args:
+        folder: Where the run shall be.
+        begun_with: Name of what is there once it was begun.
 
     Raises:
         ConfigError: Somebody else's files are in it.
     """
-    if not folder.is_dir() or (folder / SETTINGS).exists():
+    if not folder.is_dir() or (folder / begun_with).exists():
         return
     own = (LOCK, artefacts.TEMPORARY_PREFIX)
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(own))

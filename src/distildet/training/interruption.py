@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: the first is remembered until a checkpoint is written."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,8 +37,14 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it."""
+    """Catch SIGINT and SIGTERM inside the block; the former handlers come back after it.
+
+    Python gives signals to the main thread only; in another thread nothing is caught.
+    """
     interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
     former = {
         number: signal.signal(number, interruption.request)
         for number in (signal.SIGINT, signal.SIGTERM)

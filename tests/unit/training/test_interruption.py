@@ -1,6 +1,7 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_a_second_sigterm_is_remembered_too():
         signal.raise_signal(signal.SIGTERM)
 
         assert interruption.signal is signal.SIGTERM
+
+
+def test_in_another_thread_the_handlers_stay_as_they_are():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with interruptible() as interruption:
+            seen.append((interruption.signal, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert seen == [(None, before)]
 
 
 def test_without_a_signal_nothing_is_raised():
