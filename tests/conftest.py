@@ -1,7 +1,10 @@
 """What holds for every test: one torch thread, no network, a working folder of its own."""
 
 import os
+import resource
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +55,22 @@ def shared_data(project: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("the photographs are not there: ../shared/data")
     return folder
+
+
+@pytest.fixture
+def small_disk() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which no file can grow beyond 1000 bytes, as on a disk that is full.
+
+    A block, not the whole test: pytest's own log may be a file that is larger.
+    """
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

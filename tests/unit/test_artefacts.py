@@ -1,5 +1,4 @@
 import os
-import resource
 import stat
 import subprocess
 import sys
@@ -30,15 +29,6 @@ sys.addaudithook(kill_at_the_second_rename)
 with artefacts.new_folder(Path(sys.argv[1])) as folder:
     (folder / "new").write_text("new")
 """
-
-
-@pytest.fixture
-def small_disk():
-    """No file can grow beyond 1000 bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture
@@ -89,7 +79,10 @@ def test_nan_is_no_json(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, small_disk):
     artefacts.write_text(tmp_path / "file", "old")
 
-    with pytest.raises(ResourceError, match=r"/file: .*File too large; \d+ bytes are free"):
+    with (
+        pytest.raises(ResourceError, match=r"/file: .*File too large; \d+ bytes are free"),
+        small_disk(),
+    ):
         artefacts.write_bytes(tmp_path / "file", bytes(2000))
 
     assert content(tmp_path) == {"file": "old"}
@@ -200,6 +193,7 @@ def test_a_full_disk_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_pat
 
     with (
         pytest.raises(ResourceError, match=r"/folder: the disk took no more") as raised,
+        small_disk(),
         artefacts.new_folder(tmp_path / "folder") as folder,
     ):
         (folder / "file").write_bytes(bytes(2000))

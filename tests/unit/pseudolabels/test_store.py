@@ -1,5 +1,3 @@
-import resource
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -264,20 +262,11 @@ def test_label_that_is_no_class_is_refused_and_not_stored(label, tmp_path, make_
     assert list(content_of(tmp_path)) == ["manifest.json"]
 
 
-@pytest.fixture
-def small_disk():
-    """Files of more than 1000 bytes cannot be written, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_full_disk_leaves_earlier_shards_and_no_half_one(full_store, shards, small_disk):
     (full_store.folder / "shards" / "shard-00000.json").unlink()
     before = content_of(full_store.folder)
 
-    with pytest.raises(ResourceError, match=r"shard-00000\.parquet: the disk"):
+    with pytest.raises(ResourceError, match=r"shard-00000\.parquet: the disk"), small_disk():
         full_store.write_shard(0, shards[0])
 
     assert content_of(full_store.folder) == before
