@@ -84,12 +84,13 @@ def write_comparison(comparison: dict[str, Any], results: Path) -> None:
     kept = results / "comparisons" / f"{comparison['name']}.json"
     if kept.exists():
         return
-    evaluations = []
+    evaluations, gaps = [], set()
     for side in ("student", "baseline"):
         run, arm = comparison[side]["run"], comparison[side]["arm"]
-        recipe = load_recipe(RUNS / run / "recipe.yaml", check_files=False)
+        recipe = load_recipe(HERE / "recipes" / f"{run}.yaml", check_files=False)
         evaluations.append(arm_evaluations(recipe, RUNS / run, arm))
-    gain = compare_evaluations(*evaluations)
+        gaps.add(recipe.data.validation.scene_gap)
+    gain = compare_evaluations(*evaluations, scene_gap=gaps.pop())
     write(
         kept,
         {

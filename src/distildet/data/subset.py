@@ -54,9 +54,9 @@ def take_fraction(
     if not dataset.samples:
         return dataset, replace(dataset, dropped=())
     shown = _shown_classes(dataset)  # [images, k + 1]
-    scenes = _scenes(dataset.samples, scene_gap)
-    shuffled = np.random.default_rng(seed).permutation(len(scenes))
-    runs = [run for position in shuffled for run in _cut(scenes[position], shown)]
+    whole = scenes(dataset.samples, scene_gap)
+    shuffled = np.random.default_rng(seed).permutation(len(whole))
+    runs = [run for position in shuffled for run in _cut(whole[position], shown)]
     order = _order_runs(np.stack([shown[run].sum(0) for run in runs]))
     sizes = np.cumsum([len(runs[position]) for position in order])
     num_kept = int(np.argmin(np.abs(sizes - fraction * len(dataset)))) + 1
@@ -114,17 +114,23 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def _scenes(samples: Sequence[Sample], gap: int) -> list[list[int]]:
-    """Return the positions of the samples of each scene."""
+def scenes(samples: Sequence[Sample], gap: int) -> list[list[int]]:
+    """Return the positions of the samples of each scene, a scene after the other.
+
+    Args:
+        samples: In any order; the number at the end of the file name counts.
+        gap: Largest difference of the numbers of two neighbouring frames; 0 makes every sample a
+            scene of its own.
+    """
     if gap == 0:
         return [[index] for index in range(len(samples))]
     frames: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    scenes: list[list[int]] = []
+    found: list[list[int]] = []
     for index, sample in enumerate(samples):
         path = PurePosixPath(sample.id)
         match = _TRAILING_NUMBER.match(path.stem)
         if match is None:
-            scenes.append([index])
+            found.append([index])
         else:
             series = (str(path.parent), match[1])
             frames.setdefault(series, []).append((int(match[2]), index))
@@ -132,10 +138,10 @@ def _scenes(samples: Sequence[Sample], gap: int) -> list[list[int]]:
         last = None
         for number, index in sorted(series_frames):
             if last is None or number - last > gap:
-                scenes.append([])
-            scenes[-1].append(index)
+                found.append([])
+            found[-1].append(index)
             last = number
-    return scenes
+    return found
 
 
 def _shown_classes(dataset: Dataset) -> NDArray[np.int64]:

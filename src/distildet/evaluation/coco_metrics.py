@@ -1,7 +1,7 @@
 """COCO metrics of detections on an annotated dataset."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -33,13 +33,15 @@ class Evaluation:
         metrics: AP, AP50, AP75, AP_small, AP_medium, AP_large and AR100.
         per_class: Class name -> AP and AP50, in the order of the labels.
         ground_truth: Fingerprint of what was evaluated against; equal ones can be compared.
-        evaluator: The evaluated matches, from which two evaluations are compared.
+        dataset: The annotated samples, in order.
+        detections: By sample id, what was evaluated; comparisons draw from both.
     """
 
     metrics: dict[str, float | None]
     per_class: dict[str, dict[str, float | None]]
     ground_truth: str
-    evaluator: COCOeval
+    dataset: Dataset
+    detections: Mapping[str, Detections]
 
 
 def evaluate_detections(dataset: Dataset, detections: Mapping[str, Detections]) -> Evaluation:
@@ -70,7 +72,10 @@ def evaluate_detections(dataset: Dataset, detections: Mapping[str, Detections]) 
         metrics={ours: _defined(results[name]) for ours, name in _EVALUATOR_NAMES.items()},
         per_class=_per_class(evaluator, inputs.classes.names),
         ground_truth=inputs.fingerprint,
-        evaluator=evaluator,
+        dataset=replace(
+            dataset, samples=tuple(s for s in dataset.samples if s.annotations is not None)
+        ),
+        detections=detections,
     )
 
 

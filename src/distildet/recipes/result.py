@@ -61,7 +61,7 @@ def build_result(context: RunContext) -> dict[str, Any]:
     cost = _cost(context, context.out / STUDENT)
     for arm in reversed(arms):
         models[arm] = _model(evaluations[arm], cost)
-    gain = _gain(evaluations)
+    gain = _gain(recipe, evaluations)
     return {
         "schema": SCHEMA,
         "name": recipe.name,
@@ -150,10 +150,14 @@ def _cost(context: RunContext, bundle: Path) -> dict[str, Any]:
     }
 
 
-def _gain(evaluations: Mapping[str, Sequence[Evaluation]]) -> dict[str, Interval]:
-    if BASELINE not in evaluations or not evaluations[BASELINE]:
+def _gain(recipe: Recipe, evaluations: Mapping[str, Sequence[Evaluation]]) -> dict[str, Interval]:
+    if not evaluations.get(BASELINE) or recipe.data.validation is None:
         return {}
-    return compare_evaluations(evaluations[STUDENT], evaluations[BASELINE])
+    return compare_evaluations(
+        evaluations[STUDENT],
+        evaluations[BASELINE],
+        scene_gap=recipe.data.validation.scene_gap,
+    )
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

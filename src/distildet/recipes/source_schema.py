@@ -62,6 +62,12 @@ class AnnotatedSourceConfig(SourceConfig):
     """Images with annotations."""
 
     format: Literal["coco"] = Field(description="coco: images and one JSON file.")
+    scene_gap: Annotated[Integer, Field(ge=0)] = Field(
+        default=0,
+        description="Images whose file-name numbers differ by at most this are frames of one "
+        "scene: hidden together (labeled), drawn together for intervals (validation); 0 = every "
+        "image by itself.",
+    )
 
 
 class LabeledSourceConfig(AnnotatedSourceConfig):
@@ -72,11 +78,6 @@ class LabeledSourceConfig(AnnotatedSourceConfig):
     )
     seed: Annotated[Integer, Field(ge=0)] = Field(
         default=0, description="Seed that chooses the fraction."
-    )
-    scene_gap: Annotated[Integer, Field(ge=0)] = Field(
-        default=0,
-        description="Images whose file-name numbers differ by at most this are frames of one "
-        "scene, and are kept or hidden together; 0 = every image by itself.",
     )
 
 
