@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## Make or refresh the environment
 
 .PHONY: demo
-demo: $(STAMP) ## Run the offline demonstration: teacher, baseline, student, report
+demo: $(STAMP) ## Run the offline demonstration: teacher, student, baseline, verdict
 	$(BIN)/distildet demo $(ARGS)
 
 .PHONY: test

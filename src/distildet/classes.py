@@ -77,3 +77,25 @@ def map_labels(source: ClassList, target: ClassList) -> tuple[int | None, ...]:
             "Classes are matched by name: rename them so that they agree."
         )
     return mapping
+
+
+def unmatched_names(teacher: ClassList, student: ClassList) -> list[str]:
+    """Return one line for each class that only one of the two lists has.
+
+    Args:
+        teacher: Classes that the teacher can detect.
+        student: Classes that the student learns.
+    """
+    lines = [
+        f"The teacher does not know the class {name!r}: it gets no pseudo labels. "
+        f"{nearest_names(name, teacher)}"
+        for name in student
+        if name not in teacher.names
+    ]
+    lines += [
+        f"The teacher's class {name!r} is not one to learn: its boxes are dropped. "
+        f"{nearest_names(name, student)}"
+        for name in teacher
+        if name not in student.names
+    ]
+    return lines

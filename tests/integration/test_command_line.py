@@ -129,7 +129,37 @@ def test_predict_writes_boxes_and_one_drawn_image_for_each(tiny, distildet, tmp_
     names = sorted(path.name for path in (tiny.folder / "validation").glob("*.jpg"))
     assert found.returncode == 0, found.stderr
     assert sorted(json.loads((out / "detections.json").read_text())) == names
-    assert sorted(path.stem + ".jpg" for path in (out / "drawn").glob("*.png")) == names
+    assert sorted(path.stem for path in (out / "drawn").glob("*.png")) == names
+
+
+def test_predict_leaves_a_damaged_image_out_by_name_and_keeps_the_rest(tiny, distildet, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "found"
+    images.mkdir()
+    whole = (tiny.folder / "validation" / "000000.jpg").read_bytes()
+    (images / "a.jpg").write_bytes(whole)
+    (images / "a.png").write_bytes(whole)
+    (images / "b.jpg").write_bytes(whole[: len(whole) // 2])
+
+    found = distildet("predict", tiny.teacher, images, "--out", out)
+
+    assert found.returncode == 2
+    assert "1 images were left out" in found.stderr
+    assert "b.jpg" in found.stderr
+    assert sorted(json.loads((out / "detections.json").read_text())) == ["a.jpg", "a.png"]
+    assert sorted(p.name for p in (out / "drawn").iterdir()) == ["a.jpg.png", "a.png.png"]
+
+
+def test_a_recipe_that_fails_before_the_work_can_be_mended_in_the_same_folder(
+    tiny, distildet, tmp_path
+):
+    out = tmp_path / "run"
+
+    wrong = distildet("run", tiny.recipe, "--out", out, "--set", "stages[0].threshold={cat: 0.5}")
+
+    assert wrong.returncode == 2
+    assert "threshold names the class 'cat'" in wrong.stderr
+    assert not (out / "settings.json").exists()
+    assert not list(out.glob("seed-*"))
 
 
 def test_label_writes_a_coco_file_that_the_reference_reader_loads(tiny, distildet, tmp_path):

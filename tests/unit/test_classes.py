@@ -1,6 +1,6 @@
 import pytest
 
-from distildet.classes import ClassList, map_labels
+from distildet.classes import ClassList, map_labels, unmatched_names
 from distildet.errors import ClassMapError
 
 
@@ -51,3 +51,17 @@ def test_labels_are_mapped_by_name(source, target, expected):
 def test_lists_without_a_common_name_are_refused():
     with pytest.raises(ClassMapError, match="No class name is common to a, b and A, B"):
         map_labels(ClassList(("a", "b")), ClassList(("A", "B")))
+
+
+def test_classes_of_one_side_only_are_told_with_the_nearest_name():
+    lines = unmatched_names(ClassList(("Bolt", "Nut")), ClassList(("bolt", "Nut")))
+
+    assert [line.split(".")[0] for line in lines] == [
+        "The teacher does not know the class 'bolt': it gets no pseudo labels",
+        "The teacher's class 'Bolt' is not one to learn: its boxes are dropped",
+    ]
+    assert lines[0].endswith("Did you mean 'Bolt'?")
+
+
+def test_equal_class_lists_leave_nothing_to_tell():
+    assert unmatched_names(ClassList(("a", "b")), ClassList(("b", "a"))) == []

@@ -52,12 +52,14 @@ def label(
                 progress=console,
                 work="images",
             )
+            stored = store.read()
             write_coco(
-                out / "labels.json",
-                store.read(),
-                classes,
-                thresholds=dict.fromkeys(classes, threshold),
+                out / "labels.json", stored, classes, thresholds=dict.fromkeys(classes, threshold)
             )
     finally:
         console.close()
-    print_line(f"{len(samples)} images: {out / 'labels.json'} (boxes from score {threshold}).")
+    counts = [len(entry.detections.above(threshold)) for entry in stored.values()]
+    print_line(
+        f"{sum(counts)} boxes (score {threshold} and above) on {sum(map(bool, counts))} of "
+        f"{len(counts)} images: {out / 'labels.json'}"
+    )

@@ -1,20 +1,29 @@
 """`distildet predict`: boxes of a detector, as JSON and drawn."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distildet.cli.console import Console, print_line
 from distildet.cli.options import BatchSizeOption, DeviceOption
+from distildet.errors import DataError
+
+if TYPE_CHECKING:
+    from distildet.classes import ClassList
+    from distildet.detectors.base import Detector
+    from distildet.structures import Detections
+
+DRAWN = "drawn"
 
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A detector bundle, such as runs/NAME/student.")],
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for detections.json and the drawn images.")
+        Path | None, typer.Option(help="New folder for detections.json and the drawn images.")
     ] = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Boxes below this score are left out.")
@@ -27,39 +36,76 @@ def predict(
     Example: distildet predict runs/NAME/student photos --out found
     """
     from distildet import artefacts
-    from distildet.data.folder import read_folder
     from distildet.detectors.bundle import load_detector
+    from distildet.recipes.run_folder import refuse_foreign
     from distildet.recipes.runner import choose_device
     from distildet.report.drawing import draw_detections
 
-    files = [(images.name, images)]
-    if not images.is_file():
-        files = [(sample.id, sample.path) for sample in read_folder(images).samples]
+    if out is not None:
+        refuse_foreign(out, begun_with=DRAWN)
+    files = _files(images)
     detector = load_detector(model).to(choose_device(device))
     classes = detector.spec.classes
     console = Console()
-    document: dict[str, list[dict[str, object]]] = {}
-    for start in range(0, len(files), batch_size):
-        chunk = files[start : start + batch_size]
-        results = detector.predict([path for _, path in chunk], batch_size=batch_size)
-        for (name, path), found in zip(chunk, results, strict=True):
-            kept = found.above(threshold)
-            document[name] = [
-                {"class": classes[int(label)], "score": round(float(score), 4), "box": box}
-                for label, score, box in zip(
-                    kept.labels, kept.scores, kept.boxes.round(decimals=2).tolist(), strict=True
-                )
-            ]
-            if out is not None:
-                artefacts.write_bytes(
-                    (out / "drawn" / name).with_suffix(".png"),
-                    draw_detections(path, kept, classes),
-                )
+    document: dict[str, list[dict[str, Any]]] = {}
+    faults: list[str] = []
+    for name, path, found in _detect(detector, files, batch_size):
+        if isinstance(found, DataError):
+            faults.append(str(found))
+            continue
+        kept = found.above(threshold)
+        document[name] = _records(kept, classes)
         if out is not None:
-            console.advance("images", min(start + batch_size, len(files)), len(files))
+            drawing = draw_detections(path, kept, classes)
+            artefacts.write_bytes(out / DRAWN / f"{name}.png", drawing)
+            console.advance("images", len(document) + len(faults), len(files))
     console.close()
     if out is None:
         print_line(json.dumps(document, indent=1))
     else:
         artefacts.write_json(out / "detections.json", document)
-        print_line(f"{len(document)} images: {out / 'detections.json'} and {out / 'drawn'}")
+        print_line(f"{len(document)} images: {out / 'detections.json'} and {out / DRAWN}")
+    if faults:
+        raise DataError(f"{len(faults)} images were left out:\n" + "\n".join(faults))
+
+
+def _files(images: Path) -> list[tuple[str, Path]]:
+    from distildet.data.folder import read_folder
+
+    if not images.exists():
+        raise DataError(f"{images}: there is no such file or folder. Give an image or a folder.")
+    if images.is_file():
+        return [(images.name, images)]
+    return [(sample.id, sample.path) for sample in read_folder(images).samples]
+
+
+def _detect(
+    detector: "Detector", files: list[tuple[str, Path]], batch_size: int
+) -> Iterator[tuple[str, Path, "Detections | DataError"]]:
+    """Give what is found in each image, or why it cannot be looked at."""
+    for start in range(0, len(files), batch_size):
+        chunk = files[start : start + batch_size]
+        results: list[Detections | DataError] = []
+        try:
+            results.extend(detector.predict([path for _, path in chunk], batch_size=batch_size))
+        except DataError:
+            # One of them is damaged; which one is found out one by one.
+            for _, path in chunk:
+                try:
+                    results.extend(detector.predict([path]))
+                except DataError as error:
+                    results.append(error)
+        for (name, path), found in zip(chunk, results, strict=True):
+            yield name, path, found
+
+
+def _records(found: "Detections", classes: "ClassList") -> list[dict[str, Any]]:
+    return [
+        {"class": classes[label], "score": round(score, 4), "box": box}
+        for label, score, box in zip(
+            found.labels.tolist(),
+            found.scores.tolist(),
+            found.boxes.round(decimals=2).tolist(),
+            strict=True,
+        )
+    ]

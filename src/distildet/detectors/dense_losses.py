@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.ops import box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import box_area, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
 from distildet.structures import DensePrediction, Targets
 
@@ -24,7 +24,8 @@ def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor
     """Assign each anchor to a target box, to background, or to nothing.
 
     An anchor is left out where its best overlap lies between the thresholds, and where it would
-    be background but an ignore region would have claimed it by the same rule.
+    be background but an ignore region would have claimed it by the same rule. A region drawn by a
+    human is a crowd of many objects: there, anchors of any size that lie half inside are left out.
 
     Args:
         anchors: [n 4] xyxy, batch frame.
@@ -41,8 +42,17 @@ def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor
         overlap = box_iou(targets.ignore, anchors)
         # The matcher gives a region its best anchors even where that overlap is 0.
         claimed = (matcher(overlap) != BACKGROUND) & (overlap.amax(dim=0) > 0)
+        if targets.origin == "human":
+            claimed |= _lies_half_inside(anchors, targets.ignore)
         matched = torch.where(claimed & (matched == BACKGROUND), LEFT_OUT, matched)
     return matched
+
+
+def _lies_half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
+    corners = torch.maximum(anchors[:, None, :2], regions[None, :, :2])  # [n m 2]
+    ends = torch.minimum(anchors[:, None, 2:], regions[None, :, 2:])
+    inside = (ends - corners).clamp(min=0).prod(dim=2)  # [n m]
+    return (inside >= 0.5 * box_area(anchors)[:, None]).any(dim=1)
 
 
 def dense_losses(

@@ -13,10 +13,11 @@ from distildet import artefacts
 from distildet.classes import ClassList, map_labels
 from distildet.data.dataset import Dataset, Sample
 from distildet.data.loader import evaluation_batches
+from distildet.errors import DataError
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality
 from distildet.pseudolabels.generate import label_images
-from distildet.pseudolabels.select import choose_thresholds
+from distildet.pseudolabels.select import choose_thresholds, score_limits
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_context import RunContext, Teacher
@@ -146,6 +147,7 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
         ignore_floor=stage.ignore_floor,
     )
     artefacts.write_json(folder / THRESHOLDS, thresholds)
+    context.progress.message(_kept_line(folder, stored, thresholds, context.classes))
     quality = _quality(context.data.hidden, stored, thresholds, context.classes)
     if quality is not None:
         artefacts.write_json(folder / "quality.json", quality)
@@ -181,12 +183,41 @@ def _quality(
     known = replace(hidden, samples=tuple(s for s in hidden.samples if s.id in stored))
     if not len(known):
         return None
-    limits = torch.tensor([thresholds[name] for name in classes])
+    limits = score_limits(thresholds, classes)
     kept = {}
     for sample in known.samples:
         found = stored[sample.id].detections
         kept[sample.id] = found.chosen(found.scores >= limits[found.labels])
     return label_quality(known, kept)
+
+
+def _kept_line(
+    folder: Path,
+    stored: Mapping[str, StoredLabels],
+    thresholds: Mapping[str, float],
+    classes: ClassList,
+) -> str:
+    """Say how much is left to learn from.
+
+    Raises:
+        DataError: Nothing.
+    """
+    limits = score_limits(thresholds, classes)
+    counts = [
+        int((entry.detections.scores >= limits[entry.detections.labels]).sum())
+        for entry in stored.values()
+    ]
+    scope = f"{min(thresholds.values()):.2f} to {max(thresholds.values()):.2f}"
+    if not sum(counts):
+        raise DataError(
+            f"{folder}: the teacher has no box at or above the thresholds ({scope}) in "
+            f"{len(counts)} images, so there is nothing to learn from. Look at the teacher with "
+            "`distildet predict`, or lower threshold and fallback_threshold of the label stage."
+        )
+    return (
+        f"Pseudo labels: {sum(counts)} boxes on {sum(map(bool, counts))} of {len(counts)} images, "
+        f"thresholds {scope}."
+    )
 
 
 def _quality_line(quality: Mapping[str, Any]) -> str:

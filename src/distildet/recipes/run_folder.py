@@ -80,8 +80,8 @@ def refuse_foreign(folder: Path, begun_with: str = SETTINGS) -> None:
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(own))
     if others:
         raise ConfigError(
-            f"{folder}: cannot be used as a run folder, since it is not empty (it has "
-            f"{others[0]!r}) and no run was begun in it. Choose a new folder with --out."
+            f"{folder}: cannot be written to, since it is not empty (it has {others[0]!r}) and "
+            "nothing of distildet was begun in it. Choose a new folder with --out."
         )
 
 

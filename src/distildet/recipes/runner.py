@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from distildet import artefacts
-from distildet.classes import ClassList, map_labels
+from distildet.classes import ClassList, map_labels, unmatched_names
 from distildet.detectors.bundle import load_detector
 from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
+from distildet.pseudolabels.select import choose_thresholds
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
 from distildet.recipes.progress import Progress
@@ -38,7 +39,7 @@ from distildet.recipes.run_folder import (
     stage_folder,
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
-from distildet.recipes.student import student_options
+from distildet.recipes.student import initial_student, student_options
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
 from distildet.training.interruption import interruptible
 
@@ -76,6 +77,11 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"--device is {name!r}. Accepted: auto, cpu, cuda, cuda:N, mps.")
     if not is_there[kind]:
         raise ConfigError(f"--device is {name!r}, but this machine has none. Use --device cpu.")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if name not in {kind, *(f"{kind}:{number}" for number in range(count))}:
+        raise ConfigError(
+            f"--device is {name!r}. Accepted here: {kind}, or {kind}:N with N below {count}."
+        )
     return torch.device(name)
 
 
@@ -120,6 +126,8 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
             progress=progress,
             teachers=teachers,
         )
+        if not (out / SETTINGS).exists():
+            _rehearse(context)
         _begin(context)
         for seed in recipe.seeds:
             for arm in _arms(context, seed):
@@ -128,6 +136,22 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         result = build_result(context)
         artefacts.write_json(out / RESULT, result)
         return result
+
+
+def _rehearse(context: RunContext) -> None:
+    """Do once, before any long work, what can fail because of the recipe.
+
+    Raises:
+        DistildetError: Weights that cannot be had or do not fit, thresholds of unknown classes.
+    """
+    for teacher in context.teachers:
+        for line in unmatched_names(teacher.detector.spec.classes, context.classes):
+            context.progress.message(line)
+    for stage in context.recipe.stages:
+        if isinstance(stage, LabelStage):
+            choose_thresholds({}, context.classes, threshold=stage.threshold, labeled=None)
+        elif stage.init != "previous":
+            initial_student(context, stage, context.recipe.seeds[0], None)
 
 
 def _begin(context: RunContext) -> None:

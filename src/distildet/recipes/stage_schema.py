@@ -79,7 +79,9 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw or sgd.")
     lr: Annotated[Number, Field(gt=0)] = Field(description="Highest learning rate of the stage.")
     backbone_lr_factor: Annotated[Number, Field(ge=0)] = Field(
-        default=1.0, description="Factor of the backbone's learning rate; 0 = frozen backbone."
+        default=1.0,
+        description="Factor of the backbone's learning rate; 0 keeps its weights (but not its "
+        "batch-norm statistics, see batch_norm).",
     )
     weight_decay: Annotated[Number, Field(ge=0)] = Field(
         default=0.02, description="Weight decay; norms and biases have none."
@@ -107,7 +109,7 @@ class AugmentationConfig(Section):
     zoom: tuple[Annotated[Number, Field(gt=0)], Annotated[Number, Field(gt=0)]] = Field(
         default=(0.75, 1.6), description="Smallest and largest random scale; [1, 1] = off."
     )
-    colour: Share = Field(
+    colour: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.25, description="Strength of changes of brightness and colour; 0 = off."
     )
 

@@ -14,14 +14,16 @@ CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
 
 
-def make_targets(boxes=(), labels=(), weights=None, ignore=(), known=(True, True)):
+def make_targets(
+    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher"
+):
     return Targets(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         labels=torch.tensor(labels, dtype=torch.int64),
         weights=torch.ones(len(labels)) if weights is None else torch.tensor(weights),
         ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
         known_classes=torch.tensor(known),
-        origin="human",
+        origin=origin,
     )
 
 
@@ -88,6 +90,19 @@ def test_the_best_anchor_of_a_small_ignore_region_is_left_out():
     targets = make_targets(ignore=[[42, 42, 45, 45]])
 
     assert match_anchors(ANCHORS, targets, MATCHER).tolist() == [BACKGROUND, BACKGROUND, LEFT_OUT]
+
+
+@pytest.mark.parametrize(
+    ("origin", "third"), [("human", LEFT_OUT), ("teacher", BACKGROUND)], ids=["crowd", "unsure"]
+)
+def test_only_a_crowd_takes_every_anchor_that_lies_half_inside(origin, third):
+    # The region overlaps the second anchor best, IoU 100 / 625, and half of the third lies in it.
+    targets = make_targets(ignore=[[20, 20, 45, 50]], origin=origin)
+
+    matched = match_anchors(ANCHORS, targets, MATCHER)
+
+    assert matched[2] == third
+    assert matched[0] == BACKGROUND
 
 
 def test_unknown_classes_add_nothing():
