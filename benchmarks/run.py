@@ -34,6 +34,9 @@ def main() -> int:
     plan = tomllib.loads((HERE / "sets" / f"{arguments.set}.toml").read_text(encoding="utf-8"))
     results = HERE / "results" / arguments.set
     for arm in plan["arms"]:
+        if is_kept(arm, results) and not is_missed(arm, plan["arms"], results):
+            print(f"{arm}: kept already", flush=True)
+            continue
         code = run_arm(arm, results, arguments.device, arguments.threads)
         if code:
             return code
@@ -42,12 +45,22 @@ def main() -> int:
     return 0
 
 
+def is_kept(arm: str, results: Path) -> bool:
+    """Return whether the result of an arm is there."""
+    return (results / f"{arm}.json").exists()
+
+
+def is_missed(arm: str, arms: list[str], results: Path) -> bool:
+    """Return whether an arm still to be run reads the run of this one, and that is gone."""
+    return not (RUNS / arm / "student").exists() and any(
+        f"runs/{arm}/" in (HERE / "recipes" / f"{later}.yaml").read_text(encoding="utf-8")
+        for later in arms
+        if not is_kept(later, results)
+    )
+
+
 def run_arm(arm: str, results: Path, device: str, threads: int) -> int:
-    """Run one recipe unless its result is kept already; return the exit code."""
-    kept = results / f"{arm}.json"
-    if kept.exists():
-        print(f"{arm}: kept already", flush=True)
-        return 0
+    """Run one recipe and keep its result, unless one is kept; return the exit code."""
     recipe = HERE / "recipes" / f"{arm}.yaml"
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
     command += ["--device", device]
@@ -55,12 +68,12 @@ def run_arm(arm: str, results: Path, device: str, threads: int) -> int:
         command += ["--set", f"student.pretrained={imagenet_weights()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command
-    if code == 0:
+    if code == 0 and not is_kept(arm, results):
         result = json.loads((RUNS / arm / "result.json").read_text(encoding="utf-8"))
         environment_noted = json.loads(
             (RUNS / arm / "environment.json").read_text(encoding="utf-8")
         )
-        write(kept, {**result, "environment": environment_noted})
+        write(results / f"{arm}.json", {**result, "environment": environment_noted})
     return code
 
 

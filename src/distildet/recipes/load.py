@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distildet.artefacts import fingerprint_json
 from distildet.errors import ConfigError, nearest_names
 from distildet.recipes.checks import disagreements, missing_files, sections_of, sound_sections
 from distildet.recipes.faults import describe
@@ -22,11 +21,6 @@ _DEEPEST = 32
 _UNUSABLE_TEXT = re.compile("[\0\ud800-\udfff]")
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _PLAIN_OPTION = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false")
-_WITHOUT_INFLUENCE: dict[str, Any] = {
-    "preset": True,
-    "data": {"workers": True},
-    "stages": {"__all__": {"checkpoint_every": True}},
-}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
@@ -72,11 +66,6 @@ def dump_recipe(recipe: Recipe) -> str:
         allow_unicode=True,
         width=100,
     )
-
-
-def recipe_fingerprint(recipe: Recipe) -> str:
-    """Return the sha256 of all of a recipe that can change a result."""
-    return fingerprint_json(recipe.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE))
 
 
 def preset_names() -> tuple[str, ...]:

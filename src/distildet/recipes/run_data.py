@@ -17,8 +17,6 @@ from distildet.data.subset import merge, take_fraction, without_annotations
 from distildet.errors import ClassMapError, DataError
 from distildet.recipes.schema import DataConfig, LabelStage, SourceConfig, TrainStage
 
-LABELED_REST = "labeled-rest"
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunData:
