@@ -45,9 +45,11 @@ def tiny(kills, tmp_path_factory, request):
     folder.mkdir(exist_ok=True)
     with (folder / "made").open("a+") as made:
         fcntl.flock(made, fcntl.LOCK_EX)
-        if made.tell() == 0:
+        # The size now, not the place where this process opened the file before it waited.
+        if os.fstat(made.fileno()).st_size == 0:
             kills.run(kills.make_work(folder, images=IMAGES), folder / "reference")
             made.write("yes")
+            made.flush()
     return TinyWork(
         folder=folder,
         recipe=folder / "student.yaml",
