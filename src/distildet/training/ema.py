@@ -41,5 +41,5 @@ class Ema:
             else:
                 old.copy_(new)
         if averaged:
-            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call] # torch has no type
             average(averaged, current, step)

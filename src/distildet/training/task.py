@@ -96,7 +96,7 @@ def backward(
     for piece, piece_targets in split_batch(batch, targets, parts):
         losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
         share = len(piece) / len(batch)
-        (losses.total * share).backward()  # type: ignore[no-untyped-call]
+        (losses.total * share).backward()  # type: ignore[no-untyped-call] # torch has no type
         for name, value in losses.parts.items():
             means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
     return means
