@@ -143,12 +143,32 @@ class DensePrediction:
         box_codes: Per level [b n 4], in the code of the detector's box coder.
         priors: Per level [n 4], anchors in xyxy pixels of the batch frame, always float32.
         activation: How logits become probs.
+        quality_logits: Per level [b n], how well a box fits its object (FCOS: centre-ness);
+            sigmoid gives 0..1. None where the head has none.
     """
 
     logits: tuple[Tensor, ...]
     box_codes: tuple[Tensor, ...]
     priors: tuple[Tensor, ...]
     activation: Literal["sigmoid", "softmax"]
+    quality_logits: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionPrediction:
+    """What the region head of a two-stage detector says about proposals, one tensor an image.
+
+    Args:
+        proposals: An image [n 4] float32, xyxy pixels of the batch frame, without gradient.
+        features: An image [n c s s], pooled from the neck before the region head.
+        logits: An image [n 1+k], background first, then the classes; softmax gives probs.
+        box_codes: An image [n k 4], in the code of the detector's box coder, for each class.
+    """
+
+    proposals: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
+    logits: tuple[Tensor, ...]
+    box_codes: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +178,13 @@ class DetectorOutput:
     Args:
         features: Level name -> [b c h w].
         dense: Predictions of a dense head.
+        regions: Predictions of a region head.
         losses: The detector's own training loss, named parts, float32 scalars.
         detections: One result an image.
     """
 
     features: Mapping[str, Tensor] = field(default_factory=dict)
     dense: DensePrediction | None = None
+    regions: RegionPrediction | None = None
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     detections: tuple[Detections, ...] | None = None

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
-ExtraLevelsFrom = Literal["backbone", "neck"]
+ExtraLevelsFrom = Literal["backbone", "neck", "subsampling"]
+NeckNorm = Literal["none", "batch"]
 
 
 class ExtraLevels(ExtraFPNBlock):
@@ -25,7 +26,12 @@ class ExtraLevels(ExtraFPNBlock):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, first: int, count: int, source: ExtraLevelsFrom
+        self,
+        in_channels: int,
+        out_channels: int,
+        first: int,
+        count: int,
+        source: Literal["backbone", "neck"],
     ) -> None:
         super().__init__()
         self.source = source
@@ -49,6 +55,31 @@ class ExtraLevels(ExtraFPNBlock):
         return results, names
 
 
+class SubsampledLevels(ExtraFPNBlock):
+    """Coarser levels that take every second cell of the level before, without weights.
+
+    Args:
+        first: Number of the first extra level, such as 6.
+        count: How many, at least 1.
+    """
+
+    def __init__(self, first: int, count: int) -> None:
+        super().__init__()
+        self.level_names = [f"p{first + i}" for i in range(count)]
+
+    def forward(
+        self,
+        results: list[Tensor],
+        x: list[Tensor],  # noqa: ARG002 - the signature of torchvision's extra blocks
+        names: list[str],
+    ) -> tuple[list[Tensor], list[str]]:
+        """Append the extra levels to the neck's results."""
+        for name in self.level_names:
+            results.append(F.max_pool2d(results[-1], kernel_size=1, stride=2))
+            names.append(name)
+        return results, names
+
+
 class PyramidNeck(nn.Module):
     """Top-down feature pyramid (Lin et al., arXiv 1612.03144) around torchvision's module.
 
@@ -57,7 +88,8 @@ class PyramidNeck(nn.Module):
         in_channels: Their channels.
         channels: Channels of every P-level.
         extra_levels: Number of coarser levels added, 0 or more.
-        extra_levels_from: Where the first extra level starts.
+        extra_levels_from: Input of the first of them; or "subsampling", which has no weights.
+        norm: Normalisation after each convolution.
     """
 
     def __init__(
@@ -67,14 +99,20 @@ class PyramidNeck(nn.Module):
         channels: int,
         extra_levels: int,
         extra_levels_from: ExtraLevelsFrom,
+        *,
+        norm: NeckNorm = "none",
     ) -> None:
         super().__init__()
         last = int(levels[-1][1:])
         extra = None
         if extra_levels:
-            source = channels if extra_levels_from == "neck" else in_channels[-1]
-            extra = ExtraLevels(source, channels, last + 1, extra_levels, extra_levels_from)
-        self.fpn = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=extra)
+            extra = _extra_blocks(
+                last + 1, extra_levels, extra_levels_from, in_channels[-1], channels
+            )
+        norm_layer = nn.BatchNorm2d if norm == "batch" else None
+        self.fpn = FeaturePyramidNetwork(
+            list(in_channels), channels, extra_blocks=extra, norm_layer=norm_layer
+        )
         numbers = [int(level[1:]) for level in levels]
         numbers += [last + 1 + i for i in range(extra_levels)]
         self.levels = tuple(f"P{number}" for number in numbers)
@@ -83,3 +121,13 @@ class PyramidNeck(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return P-level name -> [b c h w]."""
         return dict(zip(self.levels, self.fpn(features).values(), strict=True))
+
+
+def _extra_blocks(
+    first: int, count: int, source: ExtraLevelsFrom, in_channels: int, channels: int
+) -> ExtraFPNBlock:
+    if source == "subsampling":
+        return SubsampledLevels(first, count)
+    return ExtraLevels(
+        channels if source == "neck" else in_channels, channels, first, count, source
+    )

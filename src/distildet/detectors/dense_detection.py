@@ -1,0 +1,60 @@
+"""From dense predictions to detections."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from distildet.ops.frames import to_image_frame
+from distildet.structures import DensePrediction, Detections, ImageBatch
+
+
+def detect_dense(
+    prediction: DensePrediction,
+    batch: ImageBatch,
+    *,
+    decode: Callable[[Tensor, Tensor], Tensor],
+    score_floor: float,
+    nms_iou: float,
+    candidates: int,
+    max_detections: int,
+) -> tuple[Detections, ...]:
+    """Turn dense predictions into detections in the image frame.
+
+    Args:
+        prediction: Sigmoid logits, box codes and, where there are any, quality logits.
+        batch: Gives valid sizes and the way back to the image frame.
+        decode: Box codes [n 4] and priors [n 4] -> boxes [n 4], batch frame.
+        score_floor: Scores at or below it are dropped.
+        nms_iou: Per-class non-maximum suppression threshold.
+        candidates: Best predictions kept per level before suppression.
+        max_detections: Best detections kept per image.
+    """
+    results = []
+    for i in range(len(batch)):
+        boxes, scores, labels = [], [], []
+        for logits, codes, anchors in zip(
+            prediction.logits, prediction.box_codes, prediction.priors, strict=True
+        ):
+            flat = logits[i].float().sigmoid().flatten()  # [n k] -> [nk]
+            above = torch.where(flat > score_floor)[0]
+            best, order = flat[above].topk(min(candidates, len(above)))
+            chosen = above[order]
+            num_classes = logits.shape[-1]
+            anchor = torch.div(chosen, num_classes, rounding_mode="floor")
+            decoded = decode(codes[i, anchor].float(), anchors[anchor])
+            height, width = batch.sizes[i].tolist()
+            boxes.append(clip_boxes_to_image(decoded, (height, width)))
+            scores.append(best)
+            labels.append(chosen % num_classes)
+        all_boxes, all_scores, all_labels = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
+        keep = batched_nms(all_boxes, all_scores, all_labels, nms_iou)[:max_detections]
+        results.append(
+            Detections(
+                boxes=to_image_frame(all_boxes[keep].cpu(), batch, i),
+                scores=all_scores[keep].cpu(),
+                labels=all_labels[keep].cpu(),
+            )
+        )
+    return tuple(results)

@@ -1,0 +1,107 @@
+"""One-stage detectors: the forward pass that every dense head shares."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distildet.classes import ClassList
+from distildet.detectors.pyramid_detector import PyramidDetector, wanted_features
+from distildet.structures import (
+    DENSE,
+    DETECTIONS,
+    FEATURES_BACKBONE,
+    FEATURES_HEAD,
+    FEATURES_NECK,
+    LOSSES,
+    DensePrediction,
+    Detections,
+    DetectorOutput,
+    ImageBatch,
+    Targets,
+)
+
+
+class DenseDetector(PyramidDetector):
+    """A detector whose head predicts at every location of every level.
+
+    Args:
+        family: Registered name.
+        classes: What it detects.
+        options: As `stored_options` returns them.
+        pretrained: Backbone weights: true (the library's download), a file, or false.
+        image_size: Longer side in pixels of the images it sees.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str,
+        classes: ClassList,
+        options: Mapping[str, Any],
+        pretrained: bool | Path,
+        image_size: int,
+    ) -> None:
+        super().__init__(
+            family=family,
+            classes=classes,
+            options=options,
+            pretrained=pretrained,
+            image_size=image_size,
+            head="dense",
+            parts={FEATURES_BACKBONE, FEATURES_NECK, FEATURES_HEAD, DENSE, LOSSES, DETECTIONS},
+        )
+
+    @abstractmethod
+    def predict_dense(
+        self, features: dict[str, Tensor], padded_size: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], DensePrediction]:
+        """Return the tower features by name and the predictions.
+
+        Args:
+            features: Of the neck, level name -> [b c h w].
+            padded_size: (height, width) of the batch.
+        """
+
+    @abstractmethod
+    def compute_losses(
+        self, dense: DensePrediction, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """Return the named training losses, float32 scalars."""
+
+    @abstractmethod
+    def detect(self, dense: DensePrediction, batch: ImageBatch) -> tuple[Detections, ...]:
+        """Return the detections of each image, in the image frame."""
+
+    def forward(
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Targets] | None = None,
+        *,
+        want: Iterable[str],
+        given: Mapping[str, Any] | None = None,  # noqa: ARG002 - a dense head takes nothing
+    ) -> DetectorOutput:
+        """Compute the wanted parts in one pass; see `Detector.forward`."""
+        wanted = self.wanted(want)
+        if LOSSES in wanted and targets is None:
+            raise ValueError("The part 'losses' needs targets, one for each image of the batch.")
+        pixels = self.normalise(batch)
+        backbone_features = self.backbone(pixels)
+        neck_features = self.neck(backbone_features)
+        towers, dense = self.predict_dense(neck_features, (pixels.shape[2], pixels.shape[3]))
+        maps_by_part = {
+            FEATURES_BACKBONE: backbone_features,
+            FEATURES_NECK: neck_features,
+            FEATURES_HEAD: towers,
+        }
+        losses: dict[str, Tensor] = {}
+        if LOSSES in wanted and targets is not None:
+            losses = self.compute_losses(dense, targets)
+        return DetectorOutput(
+            features=wanted_features(wanted, maps_by_part),
+            dense=dense if DENSE in wanted else None,
+            losses=losses,
+            detections=self.detect(dense, batch) if DETECTIONS in wanted else None,
+        )
