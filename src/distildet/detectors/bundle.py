@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 # Importing a family registers it.
+import distildet.detectors.faster_rcnn
+import distildet.detectors.fcos
 import distildet.detectors.retinanet  # noqa: F401
 from distildet import artefacts
 from distildet.classes import ClassList

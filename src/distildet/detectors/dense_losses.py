@@ -36,6 +36,8 @@ def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor
         [n] int64: index of the box, BACKGROUND, or LEFT_OUT.
     """
     matched = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.int64)
+    if not len(anchors):
+        return matched
     if len(targets.boxes):
         matched = matcher(box_iou(targets.boxes, anchors))
     if len(targets.ignore):

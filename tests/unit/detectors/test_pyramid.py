@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from distildet.detectors.pyramid import PyramidNeck
 
@@ -42,6 +43,20 @@ def test_the_source_of_extra_levels_is_what_was_said_when_the_widths_coincide(fe
     expected = F.conv2d(features["C5"], convolution.weight, convolution.bias, 2, 1)
 
     assert neck(features)["P6"].equal(expected)
+
+
+def test_subsampled_levels_equal_those_of_torchvision(features):
+    torch.manual_seed(0)
+    ours = PyramidNeck(LEVELS, CHANNELS, WIDTH, 1, "subsampling", norm="batch")
+    stock = FeaturePyramidNetwork(
+        list(CHANNELS), WIDTH, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+    )
+    stock.load_state_dict(ours.fpn.state_dict())
+
+    found, expected = ours(features), list(stock(features).values())
+
+    assert list(found) == ["P3", "P4", "P5", "P6"]
+    assert all(map(torch.equal, found.values(), expected))
 
 
 @pytest.mark.parametrize(

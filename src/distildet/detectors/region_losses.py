@@ -1,0 +1,183 @@
+"""Training losses of two-stage detectors, for targets with weights, ignore and unknown classes.
+
+Equal to torchvision's Faster R-CNN losses when every weight is 1, nothing is ignored and all
+classes are known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+
+from distildet.detectors.dense_losses import BACKGROUND, match_anchors
+from distildet.structures import DensePrediction, RegionPrediction, Targets
+
+SMOOTH_L1_BETA = 1 / 9  # Ren et al., arXiv 1506.01497, as Girshick's code sets it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledRegions:
+    """The regions of one image that the region head learns from.
+
+    Args:
+        boxes: [n 4] xyxy, batch frame.
+        matched: [n] int64, index of the target box, or BACKGROUND.
+    """
+
+    boxes: Tensor
+    matched: Tensor
+
+
+def proposal_losses(
+    prediction: DensePrediction,
+    targets: Sequence[Targets],
+    *,
+    matcher: Matcher,
+    sampler: BalancedPositiveNegativeSampler,
+    box_coder: BoxCoder,
+) -> dict[str, Tensor]:
+    """Compute the losses of a proposal network.
+
+    Normaliser: the number of anchors drawn in the whole batch, at least 1. A box's weight
+    multiplies the terms of its anchors but not the normaliser. In an image with classes that
+    nobody looked for, no anchor is background: it may show one of these.
+
+    Args:
+        prediction: Of a batch, one logit an anchor.
+        targets: One an image, batch frame.
+        matcher: torchvision's IoU matcher.
+        sampler: Draws anchors of each image, from torch's global generator.
+        box_coder: Codes boxes relative to anchors.
+
+    Returns:
+        "objectness" (binary cross-entropy) and "proposal_box" (smooth L1 on codes): float32
+        scalars with gradient.
+    """
+    logits = torch.cat(prediction.logits, dim=1)[..., 0].float()  # [b n]
+    codes = torch.cat(prediction.box_codes, dim=1).float()  # [b n 4]
+    anchors = torch.cat(prediction.priors)  # [n 4]
+    matches = [_without_unsure_background(match_anchors(anchors, t, matcher), t) for t in targets]
+    foregrounds, backgrounds = sampler([_sampler_labels(matched) for matched in matches])
+    objectness, box = logits.new_zeros(()), codes.new_zeros(())
+    num_drawn = 0
+    for i, target in enumerate(targets):
+        foreground, background = torch.where(foregrounds[i])[0], torch.where(backgrounds[i])[0]
+        boxes_of = matches[i][foreground]
+        weights = target.weights[boxes_of]
+        objectness = (
+            objectness
+            + (F.softplus(-logits[i, foreground]) * weights).sum()
+            + F.softplus(logits[i, background]).sum()
+        )
+        wanted = box_coder.encode_single(target.boxes[boxes_of], anchors[foreground])
+        box = box + _box_sum(codes[i, foreground], wanted, weights)
+        num_drawn += len(foreground) + len(background)
+    normaliser = max(1, num_drawn)
+    return {"objectness": objectness / normaliser, "proposal_box": box / normaliser}
+
+
+def sample_regions(
+    proposals: Sequence[Tensor],
+    targets: Sequence[Targets],
+    *,
+    matcher: Matcher,
+    sampler: BalancedPositiveNegativeSampler,
+) -> list[SampledRegions]:
+    """Choose the regions that the region head learns from; the target boxes are among them.
+
+    Args:
+        proposals: An image [n 4] xyxy, batch frame.
+        targets: One an image, batch frame.
+        matcher: torchvision's IoU matcher.
+        sampler: Draws regions of each image, from torch's global generator.
+    """
+    regions = [
+        torch.cat([boxes, target.boxes.to(boxes.dtype)])
+        for boxes, target in zip(proposals, targets, strict=True)
+    ]
+    matches = [match_anchors(r, t, matcher) for r, t in zip(regions, targets, strict=True)]
+    foregrounds, backgrounds = sampler([_sampler_labels(matched) for matched in matches])
+    sampled = []
+    for boxes, matched, foreground, background in zip(
+        regions, matches, foregrounds, backgrounds, strict=True
+    ):
+        chosen = torch.where(foreground | background)[0]
+        sampled.append(SampledRegions(boxes=boxes[chosen], matched=matched[chosen]))
+    return sampled
+
+
+def region_losses(
+    prediction: RegionPrediction,
+    sampled: Sequence[SampledRegions],
+    targets: Sequence[Targets],
+    *,
+    columns: Sequence[int],
+    box_coder: BoxCoder,
+) -> dict[str, Tensor]:
+    """Compute the losses of a region head with softmax over background and classes.
+
+    Normaliser: the number of regions drawn in the whole batch, at least 1. A box's weight
+    multiplies the terms of its regions but not the normaliser. The target of a background region
+    is "background or a class that nobody looked for": the probability of all of these together.
+
+    Args:
+        prediction: Of the sampled regions, all columns.
+        sampled: One an image, as `sample_regions` returns them.
+        targets: One an image, batch frame.
+        columns: For each class its column, counted without background.
+        box_coder: Codes boxes relative to regions.
+
+    Returns:
+        "classification" (cross-entropy) and "box" (smooth L1 on the codes of the class): float32
+        scalars with gradient.
+    """
+    first = prediction.logits[0]
+    classification, box = first.new_zeros(()), first.new_zeros(())
+    column_of = torch.tensor(columns, device=first.device)
+    num_drawn = 0
+    for i, target in enumerate(targets):
+        matched = sampled[i].matched
+        foreground = torch.where(matched >= 0)[0]
+        boxes_of = matched[foreground]
+        wanted_columns = column_of[target.labels[boxes_of]]
+        weights = target.weights[boxes_of]
+        log_probs = F.log_softmax(prediction.logits[i].float(), dim=1)  # [n 1+k]
+        # Column 0 is the background.
+        named = log_probs[foreground, 1 + wanted_columns]
+        unnamed = log_probs[matched == BACKGROUND][:, _background_columns(target, column_of)]
+        classification = classification - (named * weights).sum() - unnamed.logsumexp(1).sum()
+        codes = prediction.box_codes[i][foreground, wanted_columns]
+        regions = sampled[i].boxes[foreground]
+        wanted = box_coder.encode_single(target.boxes[boxes_of], regions)
+        box = box + _box_sum(codes, wanted, weights)
+        num_drawn += len(matched)
+    normaliser = max(1, num_drawn)
+    return {"classification": classification / normaliser, "box": box / normaliser}
+
+
+def _background_columns(target: Targets, column_of: Tensor) -> Tensor:
+    """Return the columns, background included, that a background region may belong to."""
+    return torch.cat([column_of.new_zeros(1), 1 + column_of[~target.known_classes]])
+
+
+def _without_unsure_background(matched: Tensor, target: Targets) -> Tensor:
+    if bool(target.known_classes.all()):
+        return matched
+    left_out = torch.full_like(matched, Matcher.BETWEEN_THRESHOLDS)
+    return torch.where(matched == BACKGROUND, left_out, matched)
+
+
+def _sampler_labels(matched: Tensor) -> Tensor:
+    """Return what torchvision's sampler reads: 1 foreground, 0 background, -1 left out."""
+    labels = torch.full_like(matched, -1)
+    labels[matched >= 0] = 1
+    labels[matched == BACKGROUND] = 0
+    return labels
+
+
+def _box_sum(codes: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    loss = F.smooth_l1_loss(codes, wanted, beta=SMOOTH_L1_BETA, reduction="none").sum(1)
+    return (loss * weights).sum()

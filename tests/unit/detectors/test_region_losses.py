@@ -1,0 +1,186 @@
+"""Oracle: a few anchors or regions, with the losses written out by hand."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+
+from distildet.detectors.region_losses import (
+    SampledRegions,
+    proposal_losses,
+    region_losses,
+    sample_regions,
+)
+from distildet.structures import DensePrediction, RegionPrediction, Targets
+
+ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
+CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+PROPOSAL_MATCHER = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+REGION_MATCHER = Matcher(0.5, 0.5)
+EVERYTHING = BalancedPositiveNegativeSampler(100, 0.5)
+
+
+def make_targets(
+    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher"
+):
+    return Targets(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        weights=torch.ones(len(labels)) if weights is None else torch.tensor(weights),
+        ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
+        known_classes=torch.tensor(known),
+        origin=origin,
+    )
+
+
+def proposal_losses_of(targets, logits=(0.0, 0.0, 0.0), sampler=EVERYTHING):
+    prediction = DensePrediction(
+        logits=(torch.tensor(logits).reshape(1, 3, 1),),
+        box_codes=(torch.full((1, 3, 4), 1.0),),
+        priors=(ANCHORS,),
+        activation="sigmoid",
+    )
+    found = proposal_losses(
+        prediction, [targets], matcher=PROPOSAL_MATCHER, sampler=sampler, box_coder=CODER
+    )
+    return {name: value.item() for name, value in found.items()}
+
+
+# Binary cross-entropy at logit 0 is log 2 for either target. Smooth L1 (beta 1/9) of codes that
+# are off by 1 in each of four numbers:
+BOX = 4 * (1 - 0.5 / 9)
+
+
+def test_objectness_is_the_mean_over_the_drawn_anchors():
+    targets = make_targets([[0, 0, 10, 10]], [1])
+
+    found = proposal_losses_of(targets, logits=(2.0, -1.0, 0.0))
+
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1)) + math.log(2)) / 3
+    assert found == pytest.approx({"objectness": expected, "proposal_box": BOX / 3})
+
+
+def test_a_weight_scales_the_proposal_losses_of_its_box_and_not_the_normaliser():
+    targets = make_targets([[0, 0, 10, 10]], [1], weights=[0.25])
+
+    assert proposal_losses_of(targets) == pytest.approx(
+        {"objectness": 2.25 * math.log(2) / 3, "proposal_box": 0.25 * BOX / 3}
+    )
+
+
+@pytest.mark.parametrize("origin", ["teacher", "human"])
+def test_an_ignored_anchor_is_not_drawn(origin):
+    targets = make_targets(ignore=[[20, 20, 30, 30]], origin=origin)
+
+    found = proposal_losses_of(targets, logits=(0.0, 50.0, 0.0))
+
+    assert found == pytest.approx({"objectness": math.log(2), "proposal_box": 0.0})
+
+
+def test_no_anchor_is_background_where_a_class_was_not_looked_for():
+    targets = make_targets([[0, 0, 10, 10]], [1], known=(False, True))
+
+    found = proposal_losses_of(targets, logits=(0.0, 50.0, 50.0))
+
+    assert found["objectness"] == pytest.approx(math.log(2))
+
+
+def test_nothing_drawn_costs_nothing():
+    assert proposal_losses_of(make_targets(known=(False, True))) == {
+        "objectness": 0.0,
+        "proposal_box": 0.0,
+    }
+
+
+def region_losses_of(targets, logits, matched, regions=ANCHORS):
+    prediction = RegionPrediction(
+        proposals=(regions,),
+        features=(torch.zeros(len(regions), 1, 1, 1),),
+        logits=(torch.tensor(logits),),
+        box_codes=(torch.full((len(regions), 2, 4), 1.0),),
+    )
+    sampled = [SampledRegions(boxes=regions, matched=torch.tensor(matched))]
+    found = region_losses(prediction, sampled, [targets], columns=(0, 1), box_coder=CODER)
+    return {name: value.item() for name, value in found.items()}
+
+
+EVEN = [[0.0, 0.0, 0.0]] * 3  # each of background, class 0, class 1 has probability 1/3
+
+
+def test_classification_is_the_mean_cross_entropy_of_the_drawn_regions():
+    targets = make_targets([[0, 0, 10, 10]], [1])
+
+    found = region_losses_of(targets, [[0.0, 0.0, 2.0], *EVEN[1:]], [0, -1, -1])
+
+    named = math.log(2 + math.exp(2)) - 2
+    assert found == pytest.approx({"classification": (named + 2 * math.log(3)) / 3, "box": BOX / 3})
+
+
+def test_a_weight_scales_the_region_losses_of_its_box():
+    targets = make_targets([[0, 0, 10, 10]], [1], weights=[0.5])
+
+    assert region_losses_of(targets, EVEN, [0, -1, -1]) == pytest.approx(
+        {"classification": 2.5 * math.log(3) / 3, "box": 0.5 * BOX / 3}
+    )
+
+
+def test_a_background_region_may_be_of_a_class_that_nobody_looked_for():
+    targets = make_targets(known=(True, False))
+
+    found = region_losses_of(targets, EVEN, [-1, -1, -1])
+
+    # Background or class 1: 2/3.
+    assert found["classification"] == pytest.approx(-math.log(2 / 3))
+
+
+def test_an_unknown_class_that_is_predicted_costs_nothing():
+    targets = make_targets(known=(True, False))
+
+    found = region_losses_of(targets, [[-1e4, -1e4, 1e4]] * 3, [-1, -1, -1])
+
+    assert found["classification"] == pytest.approx(0.0)
+
+
+def test_losses_of_huge_logits_are_finite():
+    targets = make_targets([[0, 0, 10, 10]], [1])
+
+    found = region_losses_of(targets, [[1e4, 0.0, -1e4], *EVEN[1:]], [0, -1, -1])
+
+    assert found["classification"] == pytest.approx((2e4 + 2 * math.log(3)) / 3)
+
+
+def test_target_boxes_are_among_the_regions_and_ignored_ones_are_not():
+    proposals = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
+    targets = make_targets([[0, 0, 10, 10]], [1], ignore=[[20, 20, 30, 29]])
+
+    (sampled,) = sample_regions([proposals], [targets], matcher=REGION_MATCHER, sampler=EVERYTHING)
+
+    assert sampled.boxes.tolist() == [[0, 0, 10, 9], [40, 40, 50, 50], [0, 0, 10, 10]]
+    assert sampled.matched.tolist() == [0, -1, 0]
+
+
+def test_an_image_without_proposals_or_boxes_gives_no_regions():
+    (sampled,) = sample_regions(
+        [torch.zeros(0, 4)],
+        [make_targets(ignore=[[0, 0, 5, 5]])],
+        matcher=REGION_MATCHER,
+        sampler=EVERYTHING,
+    )
+
+    assert sampled.boxes.shape == (0, 4)
+
+
+def test_at_most_the_foreground_share_is_drawn_as_foreground():
+    proposals = ANCHORS[:1].repeat(50, 1)
+    others = torch.tensor([[60.0, 60, 70, 70]]).repeat(50, 1)
+
+    (sampled,) = sample_regions(
+        [torch.cat([proposals, others])],
+        [make_targets([[0, 0, 10, 10]], [0])],
+        matcher=REGION_MATCHER,
+        sampler=BalancedPositiveNegativeSampler(16, 0.25),
+    )
+
+    assert (sampled.matched >= 0).sum() == 4
+    assert len(sampled.matched) == 16
