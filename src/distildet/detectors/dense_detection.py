@@ -33,18 +33,19 @@ def detect_dense(
     """
     results = []
     for i in range(len(batch)):
+        height, width = batch.sizes[i].tolist()
         boxes, scores, labels = [], [], []
-        for logits, codes, anchors in zip(
-            prediction.logits, prediction.box_codes, prediction.priors, strict=True
+        for level, (codes, priors) in enumerate(
+            zip(prediction.box_codes, prediction.priors, strict=True)
         ):
-            flat = logits[i].float().sigmoid().flatten()  # [n k] -> [nk]
+            by_class = _scores(prediction, level, i)  # [n k]
+            flat = by_class.flatten()
             above = torch.where(flat > score_floor)[0]
             best, order = flat[above].topk(min(candidates, len(above)))
             chosen = above[order]
-            num_classes = logits.shape[-1]
-            anchor = torch.div(chosen, num_classes, rounding_mode="floor")
-            decoded = decode(codes[i, anchor].float(), anchors[anchor])
-            height, width = batch.sizes[i].tolist()
+            num_classes = by_class.shape[-1]
+            prior = torch.div(chosen, num_classes, rounding_mode="floor")
+            decoded = decode(codes[i, prior].float(), priors[prior])
             boxes.append(clip_boxes_to_image(decoded, (height, width)))
             scores.append(best)
             labels.append(chosen % num_classes)
@@ -58,3 +59,12 @@ def detect_dense(
             )
         )
     return tuple(results)
+
+
+def _scores(prediction: DensePrediction, level: int, image: int) -> Tensor:
+    """Return the scores [n k] of one level: with quality, the geometric mean of both."""
+    probs = prediction.logits[level][image].float().sigmoid()
+    if prediction.quality_logits is None:
+        return probs
+    quality = prediction.quality_logits[level][image].float().sigmoid()
+    return (probs * quality[:, None]).sqrt()
