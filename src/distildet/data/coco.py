@@ -1,15 +1,14 @@
 """Reads annotations in the COCO json format."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from distildet.classes import ClassList
-from distildet.data.boxes import BoxRecord, clip_corners, collect_annotations
+from distildet.data.boxes import collect_annotations
+from distildet.data.coco_boxes import CocoImage, Record, is_number, read_boxes
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import refuse_other_sizes
+from distildet.data.decode import note_frames, refuse_other_sizes
 from distildet.data.faults import Faults
 from distildet.data.json_file import read_json
 from distildet.data.names import (
@@ -22,17 +21,6 @@ from distildet.data.names import (
 )
 from distildet.errors import DataError
 
-_Record: TypeAlias = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Image:
-    """An image record whose fields are sound."""
-
-    name: str
-    path: Path
-    size: tuple[int, int]
-
 
 def read_coco(
     images: Path,
@@ -44,8 +32,9 @@ def read_coco(
 ) -> Dataset:
     """Read images and boxes from a COCO json file.
 
-    Labels follow the order of the category ids. Boxes are clipped to the image; a box that has no
-    area then is left out and noted in `dropped`. An image without annotations is background.
+    Labels follow the order of the category ids. A box is `bbox` or, where that is missing, what
+    encloses the polygons of `segmentation`. Boxes are clipped to the image; a box that has no area
+    then is left out and noted in `dropped`. An image without annotations is background.
 
     Args:
         images: Folder that the file names are relative to.
@@ -58,8 +47,9 @@ def read_coco(
         Samples in the order of the json file, each with annotations (that may have no boxes).
 
     Raises:
-        DataError: A file cannot be read, or records are contradictory, incomplete, or name images
-            that are not there; all faults are listed, each kind with its first five records.
+        DataError: A file cannot be read, or records are contradictory, incomplete, name images
+            that are not there, or seem to have boxes of another convention; all faults are listed,
+            each kind with its first five records.
     """
     require_folder(images)
     document = _sections(annotations, read_json(annotations))
@@ -67,7 +57,7 @@ def read_coco(
     class_list, label_by_category = _read_categories(document["categories"], faults)
     image_by_id = _read_images(document["images"], images, faults)
     _refuse_dangling(document, label_by_category, faults)
-    boxes_by_image, dropped = _read_boxes(
+    boxes_by_image, dropped = read_boxes(
         document["annotations"], image_by_id, label_by_category, faults
     )
     kept = _restrict(image_by_id, listed, faults)
@@ -87,10 +77,15 @@ def read_coco(
         for image_id, image in kept.items()
     )
     lines = tuple(f"{annotations}: {line}" for line in dropped)
-    return Dataset(samples=samples, classes=class_list, dropped=lines)
+    return Dataset(
+        samples=samples,
+        classes=class_list,
+        dropped=lines,
+        notes=note_frames(annotations, (sample.path for sample in samples)),
+    )
 
 
-def _sections(path: Path, document: Any) -> Mapping[str, Sequence[_Record]]:
+def _sections(path: Path, document: Any) -> Mapping[str, Sequence[Record]]:
     accepted = "A COCO file is an object with the lists 'images', 'annotations' and 'categories'."
     if not isinstance(document, dict):
         raise DataError(f"{path}: found a {type(document).__name__} at the top level. {accepted}")
@@ -107,7 +102,7 @@ def _sections(path: Path, document: Any) -> Mapping[str, Sequence[_Record]]:
     return document
 
 
-def _take_id(section: str, record: _Record, taken: Mapping[int, Any], faults: Faults) -> int | None:
+def _take_id(section: str, record: Record, taken: Mapping[int, Any], faults: Faults) -> int | None:
     """Return the id of a record, or None after noting why it cannot be used."""
     record_id = record.get("id")
     if not isinstance(record_id, int) or isinstance(record_id, bool):
@@ -120,7 +115,7 @@ def _take_id(section: str, record: _Record, taken: Mapping[int, Any], faults: Fa
 
 
 def _read_categories(
-    records: Sequence[_Record], faults: Faults
+    records: Sequence[Record], faults: Faults
 ) -> tuple[ClassList, Mapping[int, int]]:
     name_by_id: dict[int, str] = {}
     for record in records:
@@ -142,8 +137,8 @@ def _read_categories(
     return class_list, {category_id: label for label, category_id in enumerate(ordered)}
 
 
-def _read_images(records: Sequence[_Record], folder: Path, faults: Faults) -> dict[int, _Image]:
-    image_by_id: dict[int, _Image] = {}
+def _read_images(records: Sequence[Record], folder: Path, faults: Faults) -> dict[int, CocoImage]:
+    image_by_id: dict[int, CocoImage] = {}
     names: set[str] = set()
     for record in records:
         image_id = _take_id("images", record, image_by_id, faults)
@@ -160,7 +155,7 @@ def _read_images(records: Sequence[_Record], folder: Path, faults: Faults) -> di
         elif image_id is not None:
             name = Path(name).as_posix()
             names.add(name)
-            image_by_id[image_id] = _Image(
+            image_by_id[image_id] = CocoImage(
                 name=name, path=folder / name, size=(int(size[0] or 0), int(size[1] or 0))
             )
     return image_by_id
@@ -168,15 +163,11 @@ def _read_images(records: Sequence[_Record], folder: Path, faults: Faults) -> di
 
 def _is_count(value: Any) -> bool:
     # Some tools write 640.0 for 640.
-    return _is_number(value) and value > 0 and float(value).is_integer()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number(value) and value > 0 and float(value).is_integer()
 
 
 def _refuse_dangling(
-    document: Mapping[str, Sequence[_Record]], label_by_category: Mapping[int, int], faults: Faults
+    document: Mapping[str, Sequence[Record]], label_by_category: Mapping[int, int], faults: Faults
 ) -> None:
     """Note annotations whose own id is taken or whose image or category does not exist."""
     taken: dict[int, None] = {}
@@ -201,60 +192,9 @@ def _refuse_dangling(
             )
 
 
-def _read_boxes(
-    records: Sequence[_Record],
-    image_by_id: Mapping[int, _Image],
-    label_by_category: Mapping[int, int],
-    faults: Faults,
-) -> tuple[Mapping[int, list[BoxRecord]], list[str]]:
-    """Return the sound boxes of each image and one line for each box that has no area."""
-    boxes_by_image: dict[int, list[BoxRecord]] = {image_id: [] for image_id in image_by_id}
-    dropped: list[str] = []
-    for record in records:
-        image_id, category_id = record.get("image_id"), record.get("category_id")
-        if not isinstance(image_id, int) or image_id not in image_by_id:
-            continue  # noted above
-        if not isinstance(category_id, int) or category_id not in label_by_category:
-            continue  # noted above
-        bbox, image = record.get("bbox"), image_by_id[image_id]
-        where = f"annotation {record.get('id')!r}"
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-            faults.add(
-                "annotations: 'bbox' must be four numbers, x y width height in pixels",
-                f"{where} has {bbox!r:.120}",
-            )
-            continue
-        x, y, width, height = (_float(number) for number in bbox)
-        corners = clip_corners((x, y, x + width, y + height), image.size)
-        if corners is None:
-            dropped.append(
-                f"{where} (image {image.name!r}): bbox {bbox!r:.120} has no area inside the image "
-                f"of {image.size[1]}x{image.size[0]} pixels"
-            )
-            continue
-        area = record.get("area")
-        given = _float(area) if isinstance(area, int | float) else 0.0
-        boxes_by_image[image_id].append(
-            BoxRecord(
-                corners=corners,
-                label=label_by_category[category_id],
-                area=given if math.isfinite(given) and given > 0 else width * height,
-                crowd=bool(record.get("iscrowd", 0)),
-            )
-        )
-    return boxes_by_image, dropped
-
-
-def _float(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError:  # an integer beyond float64, such as 10**400
-        return math.inf
-
-
 def _restrict(
-    image_by_id: Mapping[int, _Image], listed: Path | None, faults: Faults
-) -> Mapping[int, _Image]:
+    image_by_id: Mapping[int, CocoImage], listed: Path | None, faults: Faults
+) -> Mapping[int, CocoImage]:
     """Return the images that are listed, or all if there is no list."""
     if listed is None:
         return image_by_id

@@ -49,11 +49,14 @@ class Dataset:
         samples: Sorted as the source lists them.
         classes: Names of the labels; None for unlabeled images.
         dropped: One line for each record left out (degenerate box), with file and record.
+        notes: One line for each kind of image that is passed over, or of which only a part is
+            taken; in contrast to `dropped`, it concerns the images also without annotations.
     """
 
     samples: tuple[Sample, ...]
     classes: ClassList | None = None
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -12,7 +12,7 @@ grey. What comes out is 8-bit RGB, turned as EXIF says, the first frame of sever
 import math
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,8 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from distildet.data.faults import Faults
+from distildet.data.faults import MAX_EXAMPLES, Faults
+from distildet.data.names import one_line
 from distildet.errors import DataError
 
 MAX_PIXELS = 2**27
@@ -40,6 +41,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _NUM_PROBES = 100
+# The endings of formats that can hold several pictures.
+_FRAMED_SUFFIXES = frozenset({".gif", ".png", ".apng", ".webp", ".tif", ".tiff", ".avif"})
 
 
 def probe_size(path: Path) -> tuple[int, int]:
@@ -82,12 +85,17 @@ def refuse_other_sizes(source: Path, size_by_path: Mapping[Path, tuple[int, int]
         size_by_path: For each image the stated (height, width).
 
     Raises:
-        DataError: A size differs; boxes would be in a wrong place.
+        DataError: A size differs, so that boxes would be in a wrong place, or one of these images
+            cannot be read.
     """
     faults = Faults(source)
     step = max(1, math.ceil(len(size_by_path) / _NUM_PROBES))
     for path, stated in list(size_by_path.items())[::step]:
-        found = probe_size(path)
+        try:
+            found = probe_size(path)
+        except DataError as error:
+            faults.add("images must be readable", str(error))
+            continue
         if found != stated:
             turned = found == stated[::-1]
             faults.add(
@@ -97,6 +105,37 @@ def refuse_other_sizes(source: Path, size_by_path: Mapping[Path, tuple[int, int]
                 f"{path.name!r} is {found[1]}x{found[0]}, stated {stated[1]}x{stated[0]}",
             )
     faults.raise_if_any()
+
+
+def note_frames(source: Path, paths: Iterable[Path]) -> tuple[str, ...]:
+    """Look for animations and files of several pages, of which only the first picture is taken.
+
+    Args:
+        source: What the note is about: the folder or the annotation file.
+        paths: Of the images. Headers are read of those whose name ends like a format that can
+            hold several pictures; unreadable ones are passed over.
+
+    Returns:
+        One line that names the first five such files, or nothing.
+    """
+    framed = [
+        path for path in paths if path.suffix.lower() in _FRAMED_SUFFIXES and _is_framed(path)
+    ]
+    if not framed:
+        return ()
+    names = ", ".join(repr(path.name) for path in framed[:MAX_EXAMPLES])
+    return (
+        f"{one_line(source)}: all frames or pages but the first of {len(framed)} images: {names}"
+        + (" ..." if len(framed) > MAX_EXAMPLES else ""),
+    )
+
+
+def _is_framed(path: Path) -> bool:
+    try:
+        with _opened(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except DataError:
+        return False
 
 
 @contextmanager
@@ -115,11 +154,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise DataError(_too_large(path, "more")) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: {_describe_content(path)}") from error
+        raise DataError(f"{one_line(path)}: {_describe_content(path)}") from error
     except Exception as error:
         # The decoders raise errors of any kind on damaged files.
         raise DataError(
-            f"{path}: the image is damaged and cannot be decoded ({error}). "
+            f"{one_line(path)}: the image is damaged and cannot be decoded ({error}). "
             "Replace the file or remove it from the data set."
         ) from error
 
@@ -129,10 +168,12 @@ def _require_regular_file(path: Path) -> None:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path}: the image cannot be read ({reason}). Check the path.") from error
+        raise DataError(
+            f"{one_line(path)}: the image cannot be read ({reason}). Check the path."
+        ) from error
     if not stat.S_ISREG(mode):
         raise DataError(
-            f"{path}: found a folder, pipe or device where an image file is expected. "
+            f"{one_line(path)}: found a folder, pipe or device where an image file is expected. "
             "Remove it or give the path of a file."
         )
 
@@ -144,7 +185,7 @@ def _refuse_large(path: Path, size: tuple[int, int]) -> None:
 
 def _too_large(path: Path, found: str) -> str:
     return (
-        f"{path}: the image has {found} pixels, accepted are at most {MAX_PIXELS} "
+        f"{one_line(path)}: the image has {found} pixels, accepted are at most {MAX_PIXELS} "
         "(MAX_PIXELS). Scale it down or cut it into tiles."
     )
 
@@ -158,6 +199,11 @@ def _describe_content(path: Path) -> str:
         return "the file is a Git LFS pointer, not an image. Run `git lfs pull`."
     if start[:100].lower().startswith((b"<!doctype html", b"<html")):
         return "the file is an HTML page, not an image. The download probably failed: repeat it."
+    if start.startswith((b"II*\0", b"MM\0*")):
+        return (
+            "the file is a TIFF of a kind that cannot be read, such as 64-bit float. "
+            "Save the image with 8 or 16 bits."
+        )
     return f"the file is not an image. Accepted formats: {', '.join(_FORMATS)}."
 
 
@@ -176,8 +222,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         return Image.fromarray(grey).convert("RGB")
     if image.mode in {"I", "F"}:
         raise DataError(
-            f"{path}: found 32-bit grey values (Pillow mode {image.mode!r}), which have no "
-            "declared range. Save the image with 8 or 16 bits."
+            f"{one_line(path)}: found 32-bit grey values (Pillow mode {image.mode!r}), which "
+            "have no declared range. Save the image with 8 or 16 bits."
         )
     if image.has_transparency_data:
         coloured = image.convert("RGBA")

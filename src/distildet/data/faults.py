@@ -1,10 +1,25 @@
 """Collection of the faults of a data set, so that one error reports all of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from distildet.errors import DataError
 
 MAX_EXAMPLES = 5
+
+
+def raise_together(error_by_place: Mapping[str, DataError]) -> None:
+    """End the reading of several sources with all that was found in them.
+
+    Args:
+        error_by_place: Key of the recipe, such as "data.labeled" -> why its source cannot be used.
+
+    Raises:
+        DataError: There are errors; each stands in the message after its place.
+    """
+    if error_by_place:
+        parts = [f"{place}: {error}" for place, error in error_by_place.items()]
+        raise DataError("\n".join(parts)) from next(iter(error_by_place.values()))
 
 
 class Faults:

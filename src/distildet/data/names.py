@@ -17,6 +17,11 @@ LEAVES_ROOT = (
 )
 
 
+def one_line(path: Path) -> str:
+    """Return a path as messages show it: a line feed in a name would break their line."""
+    return str(path).replace("\n", "\\n")
+
+
 def is_inside(name: str) -> bool:
     """Tell whether a file name of an annotation file stays inside the folder of images.
 
@@ -49,7 +54,10 @@ def require_folder(path: Path) -> None:
     """
     if not path.is_dir():
         found = "is not a folder" if path.exists() else "does not exist"
-        raise DataError(f"{path}: the folder of images {found}. Give the folder that has them.")
+        raise DataError(
+            f"{one_line(path)}: the folder of images {found}. Give the folder that has them; an "
+            "archive must be unpacked first."
+        )
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -62,8 +70,8 @@ def relative_name(path: Path, root: Path) -> str:
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100
     if not absolute.is_relative_to(base):
         raise DataError(
-            f"{path}: the image is not below the root {root}, to which sample ids are relative. "
-            "Give a root that contains all images of the run."
+            f"{one_line(path)}: the image is not below the root {root}, to which sample ids are "
+            "relative. Give a root that contains all images of the run."
         )
     return absolute.relative_to(base).as_posix()
 
@@ -79,7 +87,8 @@ def read_list(path: Path) -> tuple[str, ...]:
             the folder of images.
     """
     try:
-        lines = path.read_text("utf-8-sig", errors="surrogateescape").splitlines()
+        # Not splitlines: it also cuts at signs that names may have, such as U+2028.
+        lines = path.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DataError(
             f"{path}: the list of images cannot be read ({error.strerror}). "

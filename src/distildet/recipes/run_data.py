@@ -12,10 +12,20 @@ from distildet import artefacts
 from distildet.classes import ClassList, map_labels
 from distildet.data.coco import read_coco
 from distildet.data.dataset import Annotations, Dataset
+from distildet.data.faults import raise_together
 from distildet.data.folder import read_folder
+from distildet.data.names import one_line
 from distildet.data.subset import merge, take_fraction, without_annotations
 from distildet.errors import ClassMapError, DataError
+from distildet.recipes.overlap import (
+    refuse_measuring_on_training_images,
+    without_files,
+    without_validation,
+)
 from distildet.recipes.schema import DataConfig, LabelStage, SourceConfig, TrainStage
+
+_LABELED = "data.labeled"
+_VALIDATION = "data.validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,7 @@ class RunData:
         hidden: Images whose labels `fraction` hides; the labels serve only to measure.
         unlabeled: Images without labels, hidden ones included where the recipe says so.
         validation: Images that the metrics are measured on.
+        notes: One line for each kind of image that is left out as a whole or in part.
     """
 
     classes: ClassList | None
@@ -35,6 +46,7 @@ class RunData:
     hidden: Dataset | None
     unlabeled: Dataset | None
     validation: Dataset | None
+    notes: tuple[str, ...] = ()
 
     def dataset(self, stream: str) -> Dataset:
         """Return the images of a stream: "labeled", "unlabeled" or "all", each file once."""
@@ -55,10 +67,10 @@ class RunData:
         return sizes
 
     def dropped(self) -> list[str]:
-        """Return one line for each record that was left out of any dataset."""
+        """Return one line for each record or kind of image that was left out of any dataset."""
         datasets = (self.labeled, self.hidden, self.unlabeled, self.validation)
         lines = [line for dataset in datasets if dataset is not None for line in dataset.dropped]
-        return list(dict.fromkeys(lines))
+        return list(dict.fromkeys([*lines, *self.notes]))
 
     def require_images(self, stages: Iterable[LabelStage | TrainStage]) -> None:
         """Make sure that every stream that a stage reads has images.
@@ -94,29 +106,24 @@ def load_run_data(config: DataConfig) -> RunData:
         config: The recipe's `data`, paths absolute.
 
     Raises:
-        DataError: Files or records that cannot be used, or labeled images that are validation
-            images too.
+        DataError: Files or records that cannot be used, those of all sources at once, or labeled
+            images that are validation images too.
         ClassMapError: The validation images have classes that the labeled ones lack.
     """
-    root = _common_root(config)
-    validation = _read(config.validation, root) if config.validation is not None else None
+    sources = _read_sources(config)
+    validation = sources.get(_VALIDATION)
+    notes = [line for source in sources.values() for line in source.notes]
     labeled = hidden = None
     if config.labeled is not None:
-        complete = _read(config.labeled, root)
-        _refuse_measuring_on_training_images(complete, validation)
+        complete = sources[_LABELED]
+        notes += _refuse_overlap(config, complete, validation)
         labeled, hidden = take_fraction(
             complete,
             config.labeled.fraction,
             seed=config.labeled.seed,
             scene_gap=config.labeled.scene_gap,
         )
-    parts = []
-    for source in config.unlabeled:
-        if isinstance(source, SourceConfig):
-            parts.append(without_annotations(_read(source, root)))
-        elif hidden is not None:
-            parts.append(without_annotations(hidden))
-    unlabeled = _without_validation(_without(merge(parts), labeled), validation) if parts else None
+    unlabeled = _pool(config, sources, labeled=labeled, hidden=hidden)
     classes = labeled.classes if labeled is not None else None
     if validation is not None and classes is None:
         classes = validation.classes
@@ -128,7 +135,68 @@ def load_run_data(config: DataConfig) -> RunData:
         hidden=hidden,
         unlabeled=unlabeled,
         validation=validation,
+        notes=tuple(notes),
     )
+
+
+def _refuse_overlap(config: DataConfig, labeled: Dataset, validation: Dataset | None) -> list[str]:
+    if validation is None:
+        return []
+    sources = (config.labeled, config.validation)
+    is_strict = any(source is not None and source.strict for source in sources)
+    return refuse_measuring_on_training_images(labeled, validation, strict=is_strict)
+
+
+def _pool(
+    config: DataConfig,
+    sources: Mapping[str, Dataset],
+    *,
+    labeled: Dataset | None,
+    hidden: Dataset | None,
+) -> Dataset | None:
+    """Return the unlabeled images without those that are learned from or measured on."""
+    parts = []
+    for index, source in enumerate(config.unlabeled):
+        if isinstance(source, SourceConfig):
+            parts.append(without_annotations(sources[_unlabeled(index)]))
+        elif hidden is not None:
+            parts.append(without_annotations(hidden))
+    if not parts:
+        return None
+    pool = merge(parts)
+    if labeled is not None:
+        pool = without_files(pool, labeled)
+    return without_validation(pool, sources[_VALIDATION]) if _VALIDATION in sources else pool
+
+
+def _read_sources(config: DataConfig) -> dict[str, Dataset]:
+    """Return each source by its key in the recipe.
+
+    Raises:
+        DataError: Some cannot be used; the message has the faults of all of them.
+    """
+    source_by_place: dict[str, SourceConfig] = {}
+    if config.labeled is not None:
+        source_by_place[_LABELED] = config.labeled
+    for index, source in enumerate(config.unlabeled):
+        if isinstance(source, SourceConfig):
+            source_by_place[_unlabeled(index)] = source
+    if config.validation is not None:
+        source_by_place[_VALIDATION] = config.validation
+    root = _common_root(config)
+    datasets: dict[str, Dataset] = {}
+    errors: dict[str, DataError] = {}
+    for place, source in source_by_place.items():
+        try:
+            datasets[place] = _read(source, root)
+        except DataError as error:
+            errors[place] = error
+    raise_together(errors)
+    return datasets
+
+
+def _unlabeled(index: int) -> str:
+    return f"data.unlabeled[{index}]"
 
 
 def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
@@ -175,41 +243,6 @@ def _read(source: SourceConfig, root: Path) -> Dataset:
     )
 
 
-def _without(dataset: Dataset, excluded: Dataset | None) -> Dataset:
-    if excluded is None:
-        return dataset
-    paths = _paths(excluded)
-    samples = tuple(s for s in dataset.samples if s.path.resolve() not in paths)
-    return replace(dataset, samples=samples)
-
-
-def _without_validation(unlabeled: Dataset, validation: Dataset | None) -> Dataset:
-    """Leave validation images out of a pool, which is often the whole folder, and say so."""
-    kept = _without(unlabeled, validation)
-    excluded = len(unlabeled) - len(kept)
-    if not excluded:
-        return kept
-    line = f"{excluded} unlabeled images, since the metrics are measured on them (data.validation)"
-    return replace(kept, dropped=(*kept.dropped, line))
-
-
-def _refuse_measuring_on_training_images(labeled: Dataset, validation: Dataset | None) -> None:
-    if validation is None:
-        return
-    paths = _paths(validation)
-    shared = [sample.id for sample in labeled.samples if sample.path.resolve() in paths]
-    if shared:
-        raise DataError(
-            f"data.validation and data.labeled share {len(shared)} images: "
-            f"{', '.join(shared[:5])}. Metrics on images that were trained on show nothing; list "
-            "different images in the two."
-        )
-
-
-def _paths(dataset: Dataset) -> set[Path]:
-    return {sample.path.resolve() for sample in dataset.samples}
-
-
 def _common_root(config: DataConfig) -> Path:
     sources = [config.labeled, config.validation, *config.unlabeled]
     # abspath, not resolve, as for sample ids: a link keeps the name that the user sees.
@@ -238,10 +271,20 @@ def _fingerprints(dataset: Dataset) -> dict[str, str]:
     classes = None if dataset.classes is None else list(dataset.classes)
     return {
         sample.id: artefacts.fingerprint_json(
-            [place, sample.path.stat().st_size, classes, _as_lists(sample.annotations)]
+            [place, _num_bytes(sample.path), classes, _as_lists(sample.annotations)]
         )[:16]
         for place, sample in enumerate(dataset.samples)
     }
+
+
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"{one_line(path)}: the image was there a moment ago and is not any more "
+            f"({error.strerror}). Let nobody change the images of a run."
+        ) from error
 
 
 def _as_lists(annotations: Annotations | None) -> list[list[Any]] | None:

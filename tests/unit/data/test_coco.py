@@ -203,6 +203,144 @@ def test_other_json_is_refused(tmp_path, text, message):
         read_coco(tmp_path, tmp_path / "a.json")
 
 
+SQUARE = [[2, 3, 6, 3, 6, 8, 2, 8]]
+
+
+@pytest.mark.parametrize("missing", [{}, {"bbox": None}, {"bbox": []}])
+@pytest.mark.parametrize(
+    ("polygons", "expected"),
+    [
+        (SQUARE, [2, 3, 6, 8]),
+        ([[1, 1, 2, 1, 2, 2.5], [9, 4, 12, 4, 10, 7]], [1, 1, 12, 7]),
+        ([[-3, 3, 6, 3, 30, 8]], [0, 3, 20, 8]),
+    ],
+    ids=["one", "two parts", "clipped"],
+)
+def test_without_a_bbox_the_box_encloses_the_polygons(write, missing, polygons, expected):
+    record = box(1, None, segmentation=polygons)
+    del record["bbox"]
+
+    dataset = read_coco(*write([image(1)], [{**record, **missing}]))
+
+    assert dataset.samples[0].annotations.boxes.tolist() == [expected]
+
+
+def test_a_bbox_counts_more_than_polygons(write):
+    dataset = read_coco(*write([image(1)], [box(1, [1, 2, 3, 4], segmentation=SQUARE)]))
+
+    assert dataset.samples[0].annotations.boxes.tolist() == [[1, 2, 4, 6]]
+
+
+def test_polygons_without_area_are_left_out_and_noted(write):
+    dataset = read_coco(*write([image(1)], [box(7, None, segmentation=[[2, 3, 2, 4, 2, 8]])]))
+
+    assert "annotation 7 (image 'a.png'): the box [2.0, 3.0, 0.0, 5.0] of its" in dataset.dropped[0]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (
+            {"counts": "abc", "size": [10, 20]},
+            r"beside a mask in run-length.*toBbox \(1\): ann.* 5",
+        ),
+        ([[1, 2, 3, 4]], r"at least three points.*annotation 5 has \[\[1, 2, 3, 4\]\]"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "at least three points"),
+        ([[1, 2, 3, 4, 5, "6"]], "at least three points"),
+        ([1, 2, 3, 4, 5, 6], "at least three points"),
+        ("square", "at least three points"),
+    ],
+)
+def test_masks_that_no_box_is_made_of_are_refused(write, segmentation, message):
+    with pytest.raises(DataError, match=message):
+        read_coco(*write([image(1)], [box(5, None, segmentation=segmentation)]))
+
+
+NORMALISED = [[0.1, 0.2, 0.5, 0.25], [0, 0, 1, 1], [0.5, 0.5, 0.6, 0.1], [0.9, 0.1, 0.1, 0.1]]
+
+
+@pytest.fixture
+def write_large(tmp_path, write):
+    """Write boxes of one image of 640x480 pixels."""
+    Image.new("RGB", (640, 480)).save(tmp_path / "images" / "large.png")
+
+    def write_file(boxes):
+        annotations = [box(10 + i, bbox) for i, bbox in enumerate(boxes)]
+        return write([image(1, "large.png", 640, 480)], annotations)
+
+    return write_file
+
+
+def test_boxes_in_shares_of_the_image_are_refused_with_three_examples(write_large):
+    with pytest.raises(DataError) as caught:
+        read_coco(*write_large(NORMALISED))
+
+    assert "a.json: annotations: 'bbox' must be in pixels" in str(caught.value)
+    assert (
+        "(1): 4 of 4 boxes, such as annotation 10 has [0.1, 0.2, 0.5, 0.25] in 'large.png' of "
+        "640x480 pixels, annotation 11 has " in str(caught.value)
+    )
+    assert "annotation 12" in str(caught.value)
+    assert "annotation 13" not in str(caught.value)
+
+
+@pytest.mark.parametrize("boxes", [NORMALISED[:2], [*NORMALISED, [100, 100, 50, 50]]])
+def test_few_tiny_boxes_are_no_sign_of_another_convention(write_large, boxes):
+    assert len(read_coco(*write_large(boxes)).samples) == 1
+
+
+def test_tiny_boxes_in_tiny_images_are_in_pixels(write):
+    boxes = [box(i, [1, 1, 1, 1]) for i in range(4)]
+
+    assert len(read_coco(*write([image(1)], boxes)).samples[0].annotations.boxes) == 4
+
+
+CORNERS = [[400, 300, 640, 480], [300, 20, 400, 90], [10, 300, 90, 400], [5, 6, 7, 8]]
+
+
+def test_corners_in_place_of_sizes_are_refused_with_three_examples(write_large):
+    # 400 + 640 > 640, 300 + 400 > 640, 300 + 400 > 480; the fourth fits both ways.
+    with pytest.raises(DataError, match=r"corners x1 y1 x2 y2.*\(1\): 3 of 4 boxes, such as ann"):
+        read_coco(*write_large(CORNERS))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        CORNERS[:2],
+        [*CORNERS[:3], [5, 6, 7, 8], [1, 2, 9, 9], [3, 4, 50, 60]],
+        [*CORNERS[:3], [400, 300, 100, 100]],
+        [[0, 0, 640, 480], [0, 0, 320, 480], [100, 0, 540, 480]],
+    ],
+    ids=["few", "half of them fit", "one is no corners", "all fit"],
+)
+def test_other_boxes_that_leave_their_image_are_clipped(write_large, boxes):
+    dataset = read_coco(*write_large(boxes))
+
+    assert len(dataset.samples[0].annotations.boxes) == len(boxes)
+
+
+def test_images_of_several_frames_are_noted(tmp_path, write):
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "images" / "a.gif", save_all=True, append_images=frames[1:])
+
+    dataset = read_coco(*write([image(1, "a.gif")]))
+
+    assert dataset.notes == (
+        f"{tmp_path / 'a.json'}: all frames or pages but the first of 1 images: 'a.gif'",
+    )
+
+
+def test_damaged_images_are_told_with_the_others(write, tmp_path):
+    folder, path = write([image(1), image(2, "b.png", width=30)])
+    (folder / "a.png").write_bytes(b"")
+
+    with pytest.raises(
+        DataError, match=r"(?s)must be readable.*a\.png: the file is empty.*'b\.png'"
+    ):
+        read_coco(folder, path)
+
+
 def test_all_faults_are_told_at_once_with_five_examples_each(write):
     images = [image(i, f"gone{i}.png") for i in range(1, 8)]
 

@@ -1,6 +1,8 @@
 """The decode policy: header first, EXIF turned, damaged files refused by name."""
 
 import os
+import socket
+import struct
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from distildet.data import decode
-from distildet.data.decode import decode_image, probe_size, refuse_other_sizes
+from distildet.data.decode import decode_image, note_frames, probe_size, refuse_other_sizes
 from distildet.errors import DataError
 
 # For each EXIF orientation the operation that makes the stored picture from the upright one.
@@ -163,6 +165,37 @@ def test_what_is_no_image_is_said_to_be_what_it_is(tmp_path, content, message):
         probe_size(tmp_path / "a.jpg")
 
 
+def test_a_tiff_of_an_unknown_kind_is_said_to_be_one(tmp_path):
+    # Bits per sample (tag 258) and sample format (339) of 64-bit float, which Pillow does not know.
+    Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    bits = struct.pack("<HHIH", 258, 3, 1, 32)
+    (tmp_path / "a.tif").write_bytes(content.replace(bits, struct.pack("<HHIH", 258, 3, 1, 64)))
+
+    with pytest.raises(DataError, match=r"a\.tif: the file is a TIFF of a kind .* 8 or 16 bits"):
+        decode_image(tmp_path / "a.tif")
+
+
+def test_a_message_about_a_name_with_a_line_feed_is_one_line(tmp_path):
+    (tmp_path / "a\nb.jpg").write_bytes(b"")
+
+    with pytest.raises(DataError) as caught:
+        decode_image(tmp_path / "a\nb.jpg")
+
+    assert str(caught.value).splitlines() == [
+        rf"{tmp_path}/a\nb.jpg: the file is empty. Copy or download it again."
+    ]
+
+
+def test_a_socket_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("a.jpg")
+
+    with pytest.raises(DataError, match=r"a\.jpg: found a folder, pipe or device"):
+        decode_image(tmp_path / "a.jpg")
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="found a folder, pipe or device"):
         decode_image(tmp_path)
@@ -193,6 +226,30 @@ def test_a_bomb_is_refused_from_its_header(tmp_path, side):
         probe_size(tmp_path / "a.png")
 
 
+def test_a_gif_is_refused_by_the_size_that_its_header_states(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif")
+    content = bytearray((tmp_path / "a.gif").read_bytes())
+    content[6:10] = struct.pack("<HH", 65535, 65535)
+    (tmp_path / "a.gif").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"a\.gif: the image has .* at most"):
+        decode_image(tmp_path / "a.gif")
+
+
+def test_a_large_photograph_is_decoded(tmp_path):
+    # 12,000 x 9,000 pixels would take a second; the limit is tested on either side from headers.
+    Image.new("L", (6000, 4500), 7).save(tmp_path / "a.jpg")
+
+    assert decode_image(tmp_path / "a.jpg").shape == (3, 4500, 6000)
+
+
+@pytest.mark.parametrize("size", [(9_000, 12_000), (65_535, 1), (1, 65_535)])
+def test_sizes_within_the_limit_pass(tmp_path, size):
+    Image.new("1", size[::-1]).save(tmp_path / "a.png")
+
+    assert probe_size(tmp_path / "a.png") == size
+
+
 def test_an_image_that_pillow_warns_of_is_within_the_limit(tmp_path):
     Image.new("1", (10_000, 10_000)).save(tmp_path / "a.png")
 
@@ -204,6 +261,37 @@ def test_odd_sizes_are_decoded(tmp_path, size):
     picture(*size).save(tmp_path / "a.png")
 
     assert decode_image(tmp_path / "a.png").shape == (3, *size)
+
+
+@pytest.fixture
+def frames():
+    return [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "TIFF", "webp", "avif"])
+def test_files_of_several_frames_are_noted(tmp_path, frames, suffix):
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.png")
+
+    lines = note_frames(tmp_path, [path, tmp_path / "b.png", tmp_path / "gone.png"])
+
+    assert lines == (f"{tmp_path}: all frames or pages but the first of 1 images: 'a.{suffix}'",)
+
+
+def test_of_many_files_of_several_frames_five_are_named(tmp_path, frames):
+    paths = [tmp_path / f"{i}.gif" for i in range(6)]
+    [frames[0].save(path, save_all=True, append_images=frames[1:]) for path in paths]
+
+    assert note_frames(tmp_path, paths)[0].endswith(
+        "of 6 images: '0.gif', '1.gif', '2.gif', '3.gif', '4.gif' ..."
+    )
+
+
+def test_single_pictures_are_not_noted(tmp_path, frames):
+    frames[0].save(tmp_path / "a.gif")
+
+    assert note_frames(tmp_path, [tmp_path / "a.gif"]) == ()
 
 
 def test_stated_sizes_that_agree_pass(tmp_path):

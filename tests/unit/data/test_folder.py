@@ -1,8 +1,10 @@
 """Folders of images that nobody has annotated."""
 
 import os
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from distildet.data.folder import read_folder
 from distildet.errors import DataError
@@ -38,7 +40,39 @@ def test_loops_of_links_and_pipes_are_passed_over(images):
     (images / "self.jpg").symlink_to(images / "self.jpg")
     os.mkfifo(images / "pipe.jpg")
 
-    assert len(read_folder(images)) == 3
+    dataset = read_folder(images)
+
+    assert len(dataset) == 3
+    assert dataset.notes == (f"{images}: 2 pipes, devices or broken links: 'pipe.jpg', 'self.jpg'",)
+
+
+def test_of_many_pipes_the_first_five_are_named(images):
+    [os.mkfifo(images / f"{i}.jpg") for i in range(7)]
+
+    assert read_folder(images).notes == (
+        f"{images}: 7 pipes, devices or broken links: "
+        "'0.jpg', '1.jpg', '2.jpg', '3.jpg', '4.jpg' ...",
+    )
+
+
+def test_images_of_several_frames_are_noted(images):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(images / "f.gif", save_all=True, append_images=frames[1:])
+
+    assert read_folder(images).notes == (
+        f"{images}: all frames or pages but the first of 1 images: 'f.gif'",
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(images, monkeypatch):
+    # Longer than a path may be, which also stops somebody who may read everything.
+    monkeypatch.chdir(images)
+    for _ in range(20):
+        Path("x" * 250).mkdir()
+        monkeypatch.chdir("x" * 250)
+
+    with pytest.raises(DataError, match=r"xxx: the folder cannot be read \(File name too long\)"):
+        read_folder(images)
 
 
 def test_a_list_gives_images_and_order(images, tmp_path):

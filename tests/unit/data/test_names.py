@@ -1,8 +1,17 @@
 """Names of images: nothing outside the folder, ids with slashes."""
 
+from pathlib import Path
+
 import pytest
 
-from distildet.data.names import is_inside, is_regular_file, read_list, relative_name
+from distildet.data.names import (
+    is_inside,
+    is_regular_file,
+    one_line,
+    read_list,
+    relative_name,
+    require_folder,
+)
 from distildet.errors import DataError
 
 
@@ -50,10 +59,44 @@ def test_what_is_no_file_is_told_without_an_error(tmp_path, name):
     assert not is_regular_file(tmp_path / name)
 
 
+def test_a_path_with_a_line_feed_is_shown_in_one_line():
+    assert one_line(Path("a\nb/c.jpg")) == r"a\nb/c.jpg"
+
+
+@pytest.mark.parametrize("name", ["data.zip", "data.tar.gz"])
+def test_an_archive_in_place_of_the_folder_is_refused_with_the_remedy(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+
+    with pytest.raises(DataError, match=rf"{name}: .* is not a folder.* must be unpacked first"):
+        require_folder(tmp_path / name)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    with pytest.raises(DataError, match="loop: the folder of images does not exist"):
+        require_folder(tmp_path / "loop")
+
+
 def test_a_relative_path_has_the_same_id_as_an_absolute_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     assert relative_name(tmp_path / "sub" / "a.jpg", tmp_path.relative_to(tmp_path)) == "sub/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "name", ["a\u2028b.jpg", "a\x0cb.jpg", "\N{GRINNING FACE}.jpg", "a b'.jpg"]
+)
+def test_odd_names_survive_a_list(tmp_path, name):
+    (tmp_path / "list.txt").write_text(f"{name}\n", encoding="utf-8")
+
+    assert read_list(tmp_path / "list.txt") == (name,)
+
+
+def test_names_that_are_no_utf8_survive_a_list(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff.jpg\n")
+
+    assert read_list(tmp_path / "list.txt") == ("\udcff.jpg",)
 
 
 def test_a_list_keeps_its_order_and_each_name_once(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ def write_coco(path, names, classes, labels):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("a.png", "b.png", "c.png", "d.png"):
+    for index, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
         (tmp_path / "images").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "images" / name)
     write_coco(tmp_path / "train.json", ["a.png", "b.png"], ["cat", "dog"], ["cat", "dog"])
     write_coco(tmp_path / "val.json", ["c.png"], ["dog", "cat"], ["dog"])
     return tmp_path
@@ -98,6 +99,82 @@ def test_measuring_on_images_that_were_trained_on_is_refused(folder, load):
 
     with pytest.raises(DataError, match=r"share 1 images: b\.png"):
         load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+
+def test_unlabeled_copies_of_validation_images_are_left_out_and_told(folder, load):
+    shutil.copy(folder / "images" / "c.png", folder / "images" / "d.png")
+
+    data = load(unlabeled=[source(folder)], validation=source(folder, "val.json"))
+
+    assert ids(data.dataset("unlabeled")) == ["a.png", "b.png"]
+    assert data.dropped() == [
+        "1 unlabeled images, since the metrics are measured on them (data.validation)",
+        "1 unlabeled images, since images that the metrics are measured on (data.validation) have "
+        "the same bytes: 'd.png' = 'c.png'",
+    ]
+
+
+def test_labeled_copies_of_validation_images_are_told(folder, load):
+    shutil.copy(folder / "images" / "c.png", folder / "images" / "b.png")
+
+    data = load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+    assert ids(data.labeled) == ["a.png", "b.png"]
+    assert [line.partition(". ")[0] for line in data.dropped()] == [
+        "nothing, but 1 images of data.labeled have the same bytes as images of data.validation: "
+        "'b.png' = 'c.png'"
+    ]
+
+
+@pytest.mark.parametrize("strict", [("true", "false"), ("false", "true")])
+def test_labeled_copies_of_validation_images_are_refused_where_reading_is_strict(
+    folder, load, strict
+):
+    shutil.copy(folder / "images" / "c.png", folder / "images" / "b.png")
+
+    with pytest.raises(DataError, match=r"data\.labeled has 1 images .*'b\.png' = 'c\.png'"):
+        load(
+            labeled=source(folder, "train.json", strict=strict[0]),
+            validation=source(folder, "val.json", strict=strict[1]),
+        )
+
+
+def test_the_faults_of_all_sources_are_told_at_once(folder, load):
+    (folder / "train.json").write_text("[]")
+    write_coco(folder / "val.json", ["gone.png"], ["cat"], ["cat"])
+    (folder / "list.txt").write_text("lost.png\n")
+
+    with pytest.raises(DataError) as caught:
+        load(
+            labeled=source(folder, "train.json"),
+            unlabeled=["labeled-rest", source(folder, list=str(folder / "list.txt"))],
+            validation=source(folder, "val.json"),
+        )
+
+    places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == ["data.labeled", "data.unlabeled[1]", "data.validation"]
+    assert "train.json: found a list" in str(caught.value)
+    assert "list.txt: listed images must be files" in str(caught.value)
+    assert "'gone.png'" in str(caught.value)
+
+
+def test_what_readers_note_reaches_the_user_once(folder, load):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(folder / "images" / "e.gif", save_all=True, append_images=frames[1:])
+
+    data = load(unlabeled=[source(folder), source(folder)])
+
+    assert data.dropped() == [
+        f"{folder / 'images'}: all frames or pages but the first of 1 images: 'e.gif'"
+    ]
+
+
+def test_an_image_that_vanishes_after_reading_is_named(folder, load):
+    data = load(unlabeled=[source(folder)])
+    (folder / "images" / "b.png").unlink()
+
+    with pytest.raises(DataError, match=r"b\.png: the image was there a moment ago"):
+        data.fingerprints()
 
 
 def test_labeled_rest_are_the_hidden_images_without_their_boxes(folder, load):
