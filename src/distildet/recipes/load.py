@@ -1,24 +1,23 @@
-"""Reads recipe files: safe YAML in which every scalar stays a text until the schema types it."""
+"""Reads recipe files, in which every value stays a text until the schema types it; writes them."""
 
 import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from distildet.errors import ConfigError, nearest_names
+from distildet.data.yaml_file import parse_yaml, read_yaml
+from distildet.errors import ConfigError, DataError, nearest_names
 from distildet.recipes.checks import disagreements, missing_files, sections_of, sound_sections
 from distildet.recipes.faults import describe
 from distildet.recipes.merging import apply_override, merge_preset, parse_override
 from distildet.recipes.schema import Recipe
 from distildet.recipes.values import FOLDER_KEY, read_none
 
-SIZE_LIMIT_BYTES = 1_000_000
-_DEEPEST = 32
-_UNUSABLE_TEXT = re.compile("[\0\ud800-\udfff]")
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _PLAIN_OPTION = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false")
 
@@ -100,29 +99,25 @@ def _validated(
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(SIZE_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the recipe cannot be read ({error.strerror}). Give the path of a YAML file."
-        ) from error
-    if len(content) > SIZE_LIMIT_BYTES:
-        raise ConfigError(
-            f"{path}: larger than {SIZE_LIMIT_BYTES} bytes. A recipe is a short YAML file; "
-            "give its path."
-        )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}:{line}: this is no UTF-8 text. Save the recipe as UTF-8."
-        ) from error
-    raw = _parse(text, str(path))
+    with _told_of_the_recipe():
+        raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: this is no recipe. Accepted: a mapping with keys like `data`.")
     return raw
+
+
+def _parse(text: str, source: str) -> Any:
+    with _told_of_the_recipe():
+        return parse_yaml(text, source)
+
+
+@contextmanager
+def _told_of_the_recipe() -> Iterator[None]:
+    """Turn a fault of a YAML text into one of the recipe."""
+    try:
+        yield
+    except DataError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _parsed_overrides(
@@ -164,106 +159,6 @@ def _fill_in_preset(raw: dict[str, Any]) -> str | None:
     preset = _parse(file.read_text("utf-8"), file.name)
     merge_preset(raw, preset)
     return None
-
-
-def _parse(text: str, source: str) -> Any:
-    """Return YAML as mappings, lists and texts.
-
-    Raises:
-        ConfigError: It is no YAML, or has what a recipe may not have; with line and column.
-    """
-    reader = _PlainReader(text, source)
-    try:
-        value = reader.read()
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{source}:{line}: no YAML: {error.reason}.") from error
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(
-            f"{_place(source, error.problem_mark)}: no YAML: {error.problem}."
-        ) from error
-    if reader.faults:
-        raise ConfigError("\n".join(reader.faults))
-    return value
-
-
-def _place(source: str, mark: Any) -> str:
-    return f"{source}:{mark.line + 1}:{mark.column + 1}"
-
-
-class _PlainReader:
-    """Builds plain values from the events of a YAML text; nothing in it is ever constructed.
-
-    Args:
-        text: The whole text.
-        source: File name as it reads in messages.
-    """
-
-    def __init__(self, text: str, source: str) -> None:
-        self.faults: list[str] = []
-        self._source = source
-        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=yaml.BaseLoader))
-
-    def read(self) -> Any:
-        """Return the value of the one document; an empty text is an empty text."""
-        value: Any = ""
-        num_documents = 0
-        for event in self._events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                num_documents += 1
-                if num_documents > 1:
-                    self._refuse(event, "a second document begins here. One is accepted.")
-            elif isinstance(event, yaml.NodeEvent):
-                value = self._node(event, depth=1)
-        return value
-
-    def _refuse(self, event: Any, message: str) -> None:
-        self.faults.append(f"{_place(self._source, event.start_mark)}: {message}")
-
-    def _node(self, event: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
-            place = _place(self._source, event.start_mark)
-            raise ConfigError(f"{place}: nested deeper than {_DEEPEST} levels. Accepted: fewer.")
-        self._check(event)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(depth)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(depth)
-        return event.value if isinstance(event, yaml.ScalarEvent) else ""
-
-    def _check(self, event: Any) -> None:
-        """Note what a recipe may not have at a node."""
-        if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, f"the alias *{event.anchor} is refused. Write the value out.")
-            return
-        if event.anchor is not None:
-            self._refuse(event, f"the anchor &{event.anchor} is refused. Remove it.")
-        if event.tag is not None:
-            self._refuse(event, f"the tag {event.tag!r} is refused. Values are typed by their key.")
-        if isinstance(event, yaml.ScalarEvent) and _UNUSABLE_TEXT.search(event.value):
-            self._refuse(event, f"the text {event.value!r} has a character that no text may have.")
-
-    def _sequence(self, depth: int) -> list[Any]:
-        values = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            values.append(self._node(event, depth + 1))
-        return values
-
-    def _mapping(self, depth: int) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        lines: dict[str, int] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = self._node(event, depth + 1)
-            value = self._node(next(self._events), depth + 1)
-            is_text = isinstance(event, yaml.ScalarEvent)
-            if not is_text:
-                self._refuse(event, "this key is no text. Accepted: a name.")
-            elif key in values:
-                self._refuse(event, f"the key {key!r} is given already in line {lines[key]}.")
-            else:
-                values[key] = value
-                lines[key] = event.start_mark.line + 1
-        return values
 
 
 class _OptionText(str):
