@@ -1,0 +1,186 @@
+"""Reads annotations in the format of YOLO: one text file an image, and a data.yaml of names."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distildet.classes import ClassList
+from distildet.data.annotation_text import refuse_dropped, unlabeled_line
+from distildet.data.boxes import BoxRecord, clip_corners, collect_annotations
+from distildet.data.dataset import Dataset, Sample
+from distildet.data.decode import probe_size
+from distildet.data.faults import Faults
+from distildet.data.folder import read_folder
+from distildet.data.names import is_regular_file
+from distildet.data.yaml_file import read_yaml
+from distildet.data.yolo_rows import Row, read_rows
+from distildet.errors import DataError
+
+_INDEX = re.compile(r"[0-9]{1,9}")
+
+
+def label_path(image: Path) -> Path:
+    """Return where the label file of an image is looked for.
+
+    It has the suffix .txt, and the last folder named `images` in the absolute path is `labels`
+    there; if there is no such folder, it lies beside the image.
+    """
+    # abspath, not resolve: the layout is that of the names that the user sees.
+    parts = list(Path(os.path.abspath(image)).with_suffix(".txt").parts)  # noqa: PTH100
+    folders = parts[:-1]
+    if "images" in folders:
+        parts[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
+def read_yolo(
+    images: Path,
+    annotations: Path,
+    *,
+    listed: Path | None = None,
+    root: Path | None = None,
+    strict: bool = False,
+) -> Dataset:
+    """Read images and boxes from label files in the format of YOLO.
+
+    A row of a label file is `class cx cy width height`, all but the class as fractions of the
+    width and height of the image, or a class and the points `x y` of a polygon, of which the
+    surrounding box is taken. An image without label file is unlabeled and left out; an empty
+    label file means background.
+
+    Boxes are clipped to the image. Rows that cannot be used, that have no area in the image, or
+    that stand in a file twice are left out and noted in `dropped` with file and line; the other
+    rows of the file are kept.
+
+    Args:
+        images: Folder of the images, such as images/train; see `label_path` for their labels.
+        annotations: The data.yaml. `names`, a list or a mapping from 0, 1, ..., and `nc` are read;
+            paths and other keys are passed over.
+        listed: Text file of file names, one a line, that restricts the images.
+        root: What sample ids are relative to; `images` if None.
+        strict: Refuse the labels if a row would be left out.
+
+    Returns:
+        Samples sorted by name, or in the order of the list, each with annotations (that may have
+        no boxes).
+
+    Raises:
+        DataError: A file cannot be read, the names are contradictory, no image has a label file,
+            no row can be used, or most rows look like pixels; all faults are listed, each kind
+            with its first records.
+    """
+    class_list = _read_class_list(annotations)
+    found = read_folder(images, listed=listed, root=root)
+    faults = Faults(annotations)
+    label_by_image, unlabeled = _find_labels(found.samples, annotations, faults)
+    rows_by_path, dropped = read_rows(list(label_by_image.values()), len(class_list), faults)
+    samples = []
+    for sample in found.samples:
+        if sample.path in label_by_image:
+            rows = rows_by_path[label_by_image[sample.path]]
+            records = _read_boxes(sample.path, rows, faults, dropped)
+            samples.append(replace(sample, annotations=collect_annotations(records)))
+    if strict:
+        refuse_dropped(dropped, faults)
+    elif dropped and not any(map(len, rows_by_path.values())):
+        for line in dropped:
+            faults.add("no row can be used; correct them", line)
+    faults.raise_if_any()
+    if unlabeled:
+        dropped.append(unlabeled_line(annotations, unlabeled, "a label file"))
+    return Dataset(samples=tuple(samples), classes=class_list, dropped=tuple(dropped))
+
+
+def _read_class_list(path: Path) -> ClassList:
+    """Return the names of a data.yaml in the order of their numbers."""
+    document = read_yaml(path)
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: this is no data.yaml. Accepted: a mapping with the key 'names'.")
+    faults = Faults(path)
+    names = _names_in_order(document.get("names"))
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        faults.add(
+            "'names' must be a list of class names, or a mapping to them from 0, 1, ...; none may "
+            "be empty or left out",
+            f"found {document.get('names')!r:.120}",
+        )
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        faults.add("'names' must be unique, but one occurs again; rename it", f"{name!r:.80}")
+    count = document.get("nc")
+    if count is not None and names and count != str(len(names)):
+        faults.add(
+            "'nc' must be the number of names; correct one of the two",
+            f"found {count!r:.80} and {len(names)} names",
+        )
+    if "kpt_shape" in document:
+        faults.add(
+            "rows with key points are not read; give labels that have only boxes",
+            f"found kpt_shape: {document['kpt_shape']!r:.80}",
+        )
+    faults.raise_if_any()
+    return ClassList(tuple(names))
+
+
+def _names_in_order(names: Any) -> list[Any]:
+    """Return the values of a list, or of a mapping from 0, 1, ..., and nothing of all else."""
+    if isinstance(names, list):
+        return names
+    if not isinstance(names, dict) or not all(map(_INDEX.fullmatch, names)):
+        return []
+    name_by_label = {int(key): name for key, name in names.items()}
+    is_complete = len(name_by_label) == len(names) == max(name_by_label, default=-1) + 1
+    return [name_by_label[label] for label in sorted(name_by_label)] if is_complete else []
+
+
+def _find_labels(
+    samples: Sequence[Sample], annotations: Path, faults: Faults
+) -> tuple[dict[Path, Path], list[str]]:
+    """Return the label file of each image that has one, and the names of the others."""
+    label_by_image: dict[Path, Path] = {}
+    image_by_label: dict[Path, Sample] = {}
+    unlabeled = []
+    for sample in samples:
+        path = label_path(sample.path)
+        if not is_regular_file(path):
+            unlabeled.append(sample.id)
+        elif path in image_by_label:
+            faults.add(
+                "images must differ in more than their suffix, or they share a label file; rename "
+                "or remove the others",
+                f"{image_by_label[path].id!r}, {sample.id!r}",
+            )
+        else:
+            image_by_label[path] = sample
+            label_by_image[sample.path] = path
+    if not label_by_image:
+        raise DataError(
+            f"{unlabeled_line(annotations, unlabeled, 'a label file')}. For example, there is no "
+            f"{label_path(samples[0].path)}. Lay the folder `labels` beside the folder `images`."
+        )
+    return label_by_image, unlabeled
+
+
+def _read_boxes(
+    image: Path, rows: Sequence[Row], faults: Faults, dropped: list[str]
+) -> list[BoxRecord]:
+    """Return the boxes of an image; rows that have no area there are added to `dropped`."""
+    try:
+        height, width = probe_size(image)
+    except DataError as error:
+        faults.add("images must be readable", str(error))
+        return []
+    records = []
+    for row in rows:
+        x1, y1, x2, y2 = row.corners
+        corners = (x1 * width, y1 * height, x2 * width, y2 * height)
+        clipped = clip_corners(corners, (height, width))
+        if clipped is None:
+            dropped.append(f"{row.place}: no area inside the image of {width}x{height} pixels")
+            continue
+        x1, y1, x2, y2 = clipped
+        area = (x2 - x1) * (y2 - y1)
+        records.append(BoxRecord(corners=clipped, label=row.label, area=area, crowd=False))
+    return records
