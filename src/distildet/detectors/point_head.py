@@ -45,6 +45,9 @@ class PointHead(nn.Module):
                 nn.init.zeros_(cast(Tensor, module.bias))
         bias = cast(Tensor, self.classification_head["cls_logits"].bias)
         nn.init.constant_(bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        # The paper's exp() begins at one stride. A ReLU that begins around 0, as torchvision's
+        # does, may never give a side of the box a gradient.
+        nn.init.ones_(cast(Tensor, self.regression_head["bbox_reg"].bias))
 
     def forward(
         self, features: dict[str, Tensor]

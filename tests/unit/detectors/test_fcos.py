@@ -193,6 +193,14 @@ def test_losses_are_float32_under_autocast_and_priors_too():
     assert all(value.isfinite() for value in output.losses.values())
 
 
+def test_every_side_of_an_untrained_box_has_a_gradient():
+    ours = make_tiny()
+
+    dense = ours(as_batch([torch.rand(3, 64, 64)], (64, 64)), want={DENSE}).dense
+
+    assert min(codes.min() for codes in dense.box_codes) > 0
+
+
 def test_it_overfits_one_image():
     ours = make_tiny(neck_channels=16)
     ours.freeze_batch_norm()
