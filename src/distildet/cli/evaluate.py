@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +19,13 @@ from distildet.cli.options import (
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A detector bundle, such as runs/NAME/student.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
-    annotations: Annotated[Path, typer.Option(help="COCO json of their boxes.")],
+    annotations: Annotated[
+        Path,
+        typer.Option(help="Their boxes: JSON file (coco), XML folder (voc), data.yaml (yolo)."),
+    ],
+    annotation_format: Annotated[
+        Literal["coco", "voc", "yolo"], typer.Option("--format", help="Format of the annotations.")
+    ] = "coco",
     listed: ListOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
@@ -31,7 +37,7 @@ def evaluate(
 
     Example: distildet evaluate runs/NAME/student --images images --annotations val.json
     """
-    from distildet.data.coco import read_coco
+    from distildet.data.annotated import read_annotated
     from distildet.detectors.bundle import load_detector
     from distildet.evaluation.coco_metrics import evaluate_detections
     from distildet.evaluation.detect_dataset import detect_dataset
@@ -39,8 +45,12 @@ def evaluate(
     from distildet.recipes.runner import choose_device
 
     detector = load_detector(model)
-    dataset = with_classes(read_coco(images, annotations, listed=listed), detector.spec.classes)
+    read = read_annotated(annotation_format, images, annotations, listed=listed)
+    dataset = with_classes(read, detector.spec.classes)
     console = Console()
+    if not as_json:
+        for line in (*dataset.dropped, *dataset.notes):
+            console.message(f"Left out: {line}")
     try:
         detections = detect_dataset(
             detector,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distildet.data.faults import MAX_EXAMPLES, Faults
+from distildet.data.names import one_line
 
 
 def read_number(text: str) -> float | None:
@@ -31,8 +32,8 @@ def unlabeled_line(source: Path, names: Sequence[str], expected: str) -> str:
     examples = ", ".join(repr(name) for name in names[:MAX_EXAMPLES])
     more = ", ..." if len(names) > MAX_EXAMPLES else ""
     return (
-        f"{source}: {len(names)} images without {expected}, which are unlabeled, not background: "
-        f"{examples}{more}"
+        f"{one_line(source)}: {len(names)} images without {expected}, which are unlabeled, not "
+        f"background: {examples}{more}"
     )
 
 

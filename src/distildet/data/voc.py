@@ -1,7 +1,7 @@
 """Reads annotations in the format of PASCAL VOC: one XML file an image."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from distildet.data.dataset import Dataset, Sample
 from distildet.data.decode import refuse_other_sizes
 from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
-from distildet.data.names import is_regular_file, relative_name, require_folder
+from distildet.data.names import is_regular_file, one_line, relative_name, require_folder
 from distildet.data.voc_names import listed_stems, name_without_suffix
 from distildet.errors import DataError
 
@@ -34,7 +34,7 @@ class _Object(NamedTuple):
 class _Document(NamedTuple):
     """What an XML file says, as written; a field that is missing is an empty text."""
 
-    path: Path
+    where: str
     file_name: str
     height: str
     width: str
@@ -86,43 +86,52 @@ def read_voc(
     faults = Faults(annotations)
     documents = _read_documents(annotations, faults)
     class_list = _class_list(annotations, documents.values(), faults)
-    paired, dropped = _pair(images, documents, listed, annotations, faults)
+    found = read_folder(images)
+    paired, unlabeled = _pair(found.samples, documents, listed, faults)
     size_by_path: dict[Path, tuple[int, int]] = {}
     boxes_by_path: dict[Path, list[BoxRecord]] = {}
-    no_area: list[str] = []
+    dropped: list[str] = []
     for path, document in paired.items():
         size = _read_size(document, faults)
         if size is not None:
             size_by_path[path] = size
-            boxes_by_path[path] = _read_boxes(document, size, class_list, faults, no_area)
+            boxes_by_path[path] = _read_boxes(document, size, class_list, faults, dropped)
     if strict:
-        refuse_dropped(no_area, faults)
+        refuse_dropped(dropped, faults)
     faults.raise_if_any()
+    if unlabeled:
+        dropped.append(unlabeled_line(annotations, unlabeled, "an XML file of the same name"))
+    if not paired:
+        raise DataError(f"{dropped[-1]}. Give the folder of their XML files.")
     refuse_other_sizes(annotations, size_by_path)
     base = images if root is None else root
     samples = tuple(
         Sample(id=relative_name(path, base), path=path, annotations=collect_annotations(boxes))
         for path, boxes in boxes_by_path.items()
     )
-    return Dataset(samples=samples, classes=class_list, dropped=(*dropped, *no_area))
+    return Dataset(samples=samples, classes=class_list, dropped=tuple(dropped), notes=found.notes)
 
 
 def _read_documents(folder: Path, faults: Faults) -> dict[str, _Document]:
     """Return what the XML files say, by name without suffix, sorted."""
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{folder}: {found}. Give the folder of XML files, such as Annotations.")
+        raise DataError(
+            f"{one_line(folder)}: {found}. Give the folder of XML files, such as Annotations."
+        )
     documents: dict[str, _Document] = {}
     paths = _find_xml(folder)
     for path in paths:
         stem = name_without_suffix(relative_name(path, folder))
         document = _parse(path, faults)
         if stem in documents:
-            faults.add("one XML file an image is accepted; remove the others", repr(str(path)))
+            faults.add("one XML file an image is accepted; remove the others", one_line(path))
         elif document is not None:
             documents[stem] = document
     if not paths:
-        raise DataError(f"{folder}: there is no XML file in this folder. Give the one with them.")
+        raise DataError(
+            f"{one_line(folder)}: there is no XML file in this folder. Give the one with them."
+        )
     return documents
 
 
@@ -141,29 +150,30 @@ def _find_xml(folder: Path) -> list[Path]:
 
 def _parse(path: Path, faults: Faults) -> _Document | None:
     """Return what an XML file says, or None after noting why it cannot be read."""
+    where = one_line(path)
     try:
         element = fromstring(path.read_bytes())
     except OSError as error:
-        faults.add("XML files must be readable; check their rights", f"{path}: {error.strerror}")
+        faults.add("XML files must be readable; check their rights", f"{where}: {error.strerror}")
     except DefusedXmlException:
         faults.add(
             "XML files must have no entities, which can grow without bound or read other files; "
             "write the values out",
-            str(path),
+            where,
         )
     except (ParseError, ValueError, LookupError) as error:  # the last two: of the encoding
-        faults.add("files must be XML; repair them, or write them again", f"{path}: {error}")
+        faults.add("files must be XML; repair them, or write them again", f"{where}: {error}")
     else:
         if element.tag == "annotation":
-            return _as_written(path, element)
+            return _as_written(where, element)
         faults.add(
             "the outermost element of an XML file must be 'annotation'; remove other files",
-            f"{path} has {element.tag!r:.80}",
+            f"{where} has {element.tag!r:.80}",
         )
     return None
 
 
-def _as_written(path: Path, element: Any) -> _Document:
+def _as_written(where: str, element: Any) -> _Document:
     objects = tuple(
         _Object(
             name=_text(child, "name"),
@@ -173,7 +183,7 @@ def _as_written(path: Path, element: Any) -> _Document:
         for child in element.findall("object")
     )
     return _Document(
-        path=path,
+        where=where,
         file_name=_text(element, "filename"),
         height=_text(element, "size/height"),
         width=_text(element, "size/width"),
@@ -191,53 +201,45 @@ def _class_list(folder: Path, documents: Iterable[_Document], faults: Faults) ->
     if not names:
         faults.raise_if_any()
         raise DataError(
-            f"{folder}: no XML file has an object with a name, so that there are no classes. "
+            f"{one_line(folder)}: no XML file has an object with a name, so there are no classes. "
             "Give a folder in which at least one object is annotated."
         )
     return ClassList(tuple(sorted(names)))
 
 
 def _pair(
-    images: Path,
+    samples: Sequence[Sample],
     documents: Mapping[str, _Document],
     listed: Path | None,
-    annotations: Path,
     faults: Faults,
 ) -> tuple[dict[Path, _Document], list[str]]:
-    """Return the annotated images with what is said about them, and what else was found."""
-    names_by_stem: dict[str, list[str]] = {}
-    found = read_folder(images)
-    for sample in found.samples:
-        names_by_stem.setdefault(name_without_suffix(sample.id), []).append(sample.id)
-    known = documents.keys() | names_by_stem.keys()
+    """Return what is said about each annotated image, and the names of the others."""
+    by_stem: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_stem.setdefault(name_without_suffix(sample.id), []).append(sample)
+    known = documents.keys() | by_stem.keys()
     stems = sorted(known) if listed is None else listed_stems(listed, known, faults)
     paired: dict[Path, _Document] = {}
     unlabeled: list[str] = []
     for stem in stems:
-        names, document = names_by_stem.get(stem, []), documents.get(stem)
+        found, document = by_stem.get(stem, []), documents.get(stem)
         if document is None:
-            unlabeled += names
-        elif len(names) == 1:
-            paired[images / names[0]] = document
-        elif names:
+            unlabeled += [sample.id for sample in found]
+        elif len(found) == 1:
+            paired[found[0].path] = document
+        elif found:
             faults.add(
                 "images must differ in more than their suffix, or they share an XML file; rename "
                 "or remove the others",
-                ", ".join(repr(name) for name in names),
+                ", ".join(repr(sample.id) for sample in found),
             )
         else:
             hint = f" (its filename is {document.file_name!r:.120})" if document.file_name else ""
             faults.add(
-                f"each XML file needs an image of the same name in {images}, but these have none",
-                f"{document.path}{hint}",
+                "each XML file needs an image of the same name, but for these there is none",
+                f"{document.where}{hint}",
             )
-    dropped = list(found.dropped)
-    if unlabeled:
-        dropped.append(unlabeled_line(annotations, unlabeled, "an XML file of the same name"))
-    if not paired:
-        faults.raise_if_any()
-        raise DataError(f"{dropped[-1]}. Give the folder of their XML files.")
-    return paired, dropped
+    return paired, unlabeled
 
 
 def _read_size(document: _Document, faults: Faults) -> tuple[int, int] | None:
@@ -247,7 +249,7 @@ def _read_size(document: _Document, faults: Faults) -> tuple[int, int] | None:
         return int(height or 0), int(width or 0)
     faults.add(
         "'size' must have 'width' and 'height', whole numbers above 0; write them there",
-        f"{document.path} has width {document.width!r:.40} and height {document.height!r:.40}",
+        f"{document.where} has width {document.width!r:.40} and height {document.height!r:.40}",
     )
     return None
 
@@ -261,12 +263,12 @@ def _read_boxes(
     size: tuple[int, int],
     class_list: ClassList,
     faults: Faults,
-    no_area: list[str],
+    dropped: list[str],
 ) -> list[BoxRecord]:
-    """Return the boxes of an image; boxes without area are added to `no_area`."""
+    """Return the boxes of an image; boxes without area are added to `dropped`."""
     records = []
     for number, entry in enumerate(document.objects, start=1):
-        where = f"{document.path}: object {number} ({entry.name!r:.80})"
+        where = f"{document.where}: object {number} ({entry.name!r:.80})"
         corners = _corners(entry)
         crowd = _IS_CROWD.get(entry.difficult.lower())
         if not entry.name:
@@ -280,7 +282,7 @@ def _read_boxes(
                 f"{where} has {_shown(entry)}",
             )
         elif (clipped := clip_corners(corners, size)) is None:
-            no_area.append(
+            dropped.append(
                 f"{where}: bndbox {_shown(entry)} has no area inside the image of "
                 f"{size[1]}x{size[0]} pixels"
             )

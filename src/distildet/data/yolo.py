@@ -14,7 +14,7 @@ from distildet.data.dataset import Dataset, Sample
 from distildet.data.decode import probe_size
 from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
-from distildet.data.names import is_regular_file
+from distildet.data.names import is_regular_file, one_line
 from distildet.data.yaml_file import read_yaml
 from distildet.data.yolo_rows import Row, read_rows
 from distildet.errors import DataError
@@ -91,14 +91,18 @@ def read_yolo(
     faults.raise_if_any()
     if unlabeled:
         dropped.append(unlabeled_line(annotations, unlabeled, "a label file"))
-    return Dataset(samples=tuple(samples), classes=class_list, dropped=tuple(dropped))
+    return Dataset(
+        samples=tuple(samples), classes=class_list, dropped=tuple(dropped), notes=found.notes
+    )
 
 
 def _read_class_list(path: Path) -> ClassList:
     """Return the names of a data.yaml in the order of their numbers."""
     document = read_yaml(path)
     if not isinstance(document, dict):
-        raise DataError(f"{path}: this is no data.yaml. Accepted: a mapping with the key 'names'.")
+        raise DataError(
+            f"{one_line(path)}: this is no data.yaml. Accepted: a mapping with the key 'names'."
+        )
     faults = Faults(path)
     names = _names_in_order(document.get("names"))
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -158,7 +162,7 @@ def _find_labels(
     if not label_by_image:
         raise DataError(
             f"{unlabeled_line(annotations, unlabeled, 'a label file')}. For example, there is no "
-            f"{label_path(samples[0].path)}. Lay the folder `labels` beside the folder `images`."
+            f"{one_line(label_path(samples[0].path))}. Lay the folder `labels` beside `images`."
         )
     return label_by_image, unlabeled
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from distildet.data.annotation_text import read_number
 from distildet.data.boxes import Corners
 from distildet.data.faults import MAX_EXAMPLES, Faults
+from distildet.data.names import one_line
 
 # Boxes drawn over the edge of an image are a little above 1; nobody draws half an image beyond it.
 _LARGEST_FRACTION = 1.5
@@ -84,17 +85,18 @@ def _judge_pixels(pixels: Sequence[str], num_rows: int, faults: Faults) -> list[
 
 def _lines(path: Path, faults: Faults) -> Iterator[tuple[str, list[str]]]:
     """Yield the place and the columns of each row."""
+    where = one_line(path)
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
-        faults.add("label files must be readable; check their rights", f"{path}: {error.strerror}")
+        faults.add("label files must be readable; check their rights", f"{where}: {error.strerror}")
         return
     except UnicodeDecodeError as error:
-        faults.add("label files must be UTF-8 text", f"{path}: byte {error.start} is not")
+        faults.add("label files must be UTF-8 text", f"{where}: byte {error.start} is not")
         return
     for number, line in enumerate(lines, start=1):
         if columns := line.split():
-            yield f"{path}:{number}", columns
+            yield f"{where}:{number}", columns
 
 
 def _read_columns(columns: list[str], num_classes: int) -> tuple[int, tuple[float, ...], str]:

@@ -19,6 +19,7 @@ from distildet.recipes.schema import (
     TeacherConfig,
     TrainStage,
 )
+from distildet.recipes.source_schema import ANNOTATIONS_BY_FORMAT
 from distildet.recipes.streams import LABELED_BY, Stream
 from distildet.recipes.values import INIT_WORDS, Boolean
 
@@ -223,7 +224,7 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
 def _source_paths(where: str, source: SourceConfig) -> Iterator[tuple[str, Path, str]]:
     yield f"{where}.images", source.images, "folder"
     if source.annotations is not None:
-        yield f"{where}.annotations", source.annotations, "file"
+        yield f"{where}.annotations", source.annotations, ANNOTATIONS_BY_FORMAT[source.format]
     if source.list is not None:
         yield f"{where}.list", source.list, "file"
 

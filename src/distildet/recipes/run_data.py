@@ -10,7 +10,7 @@ import numpy as np
 
 from distildet import artefacts
 from distildet.classes import ClassList, map_labels
-from distildet.data.coco import read_coco
+from distildet.data.annotated import read_annotated
 from distildet.data.dataset import Annotations, Dataset
 from distildet.data.faults import raise_together
 from distildet.data.folder import read_folder
@@ -22,7 +22,13 @@ from distildet.recipes.overlap import (
     without_files,
     without_validation,
 )
-from distildet.recipes.schema import DataConfig, LabelStage, SourceConfig, TrainStage
+from distildet.recipes.schema import (
+    AnnotatedSourceConfig,
+    DataConfig,
+    LabelStage,
+    SourceConfig,
+    TrainStage,
+)
 
 _LABELED = "data.labeled"
 _VALIDATION = "data.validation"
@@ -238,9 +244,18 @@ def _relabeled(annotations: Annotations, mapping: Sequence[int | None]) -> Annot
 def _read(source: SourceConfig, root: Path) -> Dataset:
     if source.format == "folder" or source.annotations is None:
         return read_folder(source.images, listed=source.list, root=root)
-    return read_coco(
-        source.images, source.annotations, listed=source.list, root=root, strict=source.strict
+    dataset = read_annotated(
+        source.format,
+        source.images,
+        source.annotations,
+        listed=source.list,
+        root=root,
+        strict=source.strict,
     )
+    if isinstance(source, AnnotatedSourceConfig):
+        return dataset
+    # Of unlabeled images the boxes do not matter, but it does which images were left out.
+    return replace(dataset, notes=(*dataset.notes, *dataset.dropped), dropped=())
 
 
 def _common_root(config: DataConfig) -> Path:

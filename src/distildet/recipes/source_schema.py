@@ -25,20 +25,28 @@ from distildet.recipes.values import (
     complete_fault,
 )
 
+ANNOTATIONS_BY_FORMAT = {"coco": "file", "voc": "folder", "yolo": "file"}
+"""What `annotations` is in each format that has them."""
+
 
 class SourceConfig(Section):
     """Where images, and their annotations if they have any, come from."""
 
-    format: Literal["coco", "folder"] = Field(
-        description="coco: images and one JSON file; folder: images without annotations."
+    format: Literal["coco", "voc", "yolo", "folder"] = Field(
+        description="coco: images and one JSON file; voc: images and a folder of XML files; yolo: "
+        "images, label files and a data.yaml; folder: images without annotations. Where images "
+        "are used as unlabeled, their annotations are not looked at."
     )
     images: RecipePath = Field(description="Folder of the images; sample ids are relative to it.")
     annotations: OptionalPath = Field(
-        default=None, description="File of annotations; needed by coco, refused by folder."
+        default=None,
+        description="Of coco the JSON file, of voc the folder of XML files, of yolo the data.yaml; "
+        "refused by folder.",
     )
     list: OptionalPath = Field(
         default=None,
-        description="Text file with one image a line, relative to `images`; only these are used.",
+        description="Text file with one image a line, relative to `images` (voc: also without "
+        "suffix); only these are used.",
     )
     strict: Boolean = Field(
         default=False,
@@ -49,11 +57,14 @@ class SourceConfig(Section):
     @classmethod
     def _fits_the_format(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("format")
-        if kind == "coco" and value is None:
-            raise complete_fault("missing. Format 'coco' needs a file of annotations.")
+        if kind in ANNOTATIONS_BY_FORMAT and value is None:
+            needed = ANNOTATIONS_BY_FORMAT[kind]
+            raise complete_fault(f"missing. Format {kind!r} needs a {needed} of annotations.")
         if kind == "folder" and value is not None:
+            accepted = ", ".join(ANNOTATIONS_BY_FORMAT)
             raise complete_fault(
-                "format 'folder' has no annotations. Remove this key, or set format to coco."
+                "format 'folder' has no annotations. Remove this key, or set format to one of: "
+                f"{accepted}."
             )
         return value
 
@@ -61,7 +72,10 @@ class SourceConfig(Section):
 class AnnotatedSourceConfig(SourceConfig):
     """Images with annotations."""
 
-    format: Literal["coco"] = Field(description="coco: images and one JSON file.")
+    format: Literal["coco", "voc", "yolo"] = Field(
+        description="coco: images and one JSON file; voc: images and a folder of XML files; yolo: "
+        "images, label files and a data.yaml."
+    )
     scene_gap: Annotated[Integer, Field(ge=0)] = Field(
         default=0,
         description="Images whose file-name numbers differ by at most this are frames of one "

@@ -115,6 +115,14 @@ def test_sections_that_agree_pass(load_distilled, overrides):
         ("data.labeled.images=no", "data.labeled.images: there is no folder '{}/no'. Relative"),
         ("data.labeled.images=labels.json", "data.labeled.images: there is no folder"),
         ("data.labeled.annotations=images", "data.labeled.annotations: there is no file"),
+        (
+            "data.labeled={format: voc, images: images, annotations: labels.json}",
+            "data.labeled.annotations: there is no folder '{}/labels.json'.",
+        ),
+        (
+            "data.validation={format: yolo, images: images, annotations: images}",
+            "data.validation.annotations: there is no file '{}/images'.",
+        ),
         ("data.labeled.list=no.txt", "data.labeled.list: there is no file '{}/no.txt'."),
         ("data.validation.images=no", "data.validation.images: there is no folder '{}/no'."),
         ("data.unlabeled[0].images=no", "data.unlabeled[0].images: there is no folder"),
