@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,10 +13,11 @@ from distildet import artefacts
 from distildet.classes import ClassList, map_labels
 from distildet.data.dataset import Dataset, Sample
 from distildet.data.loader import evaluation_batches
-from distildet.errors import DataError
+from distildet.errors import DataError, StoreError
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality
 from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.select import choose_thresholds, score_limits
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.recipes.progress import Progress
@@ -25,6 +26,8 @@ from distildet.recipes.run_folder import is_done, write_done
 from distildet.recipes.schema import LabelStage
 from distildet.structures import Detections, ImageBatch
 from distildet.training.interruption import Interruption
+
+OnBadImage: TypeAlias = Literal["error", "quarantine"]
 
 STORE = "store"
 THRESHOLDS = "thresholds.json"
@@ -45,6 +48,8 @@ def label_with(
     progress: Progress,
     work: str,
     shard_size: int = SHARD_SIZE,
+    on_bad_image: OnBadImage = "quarantine",
+    max_bad_fraction: float = 0.01,
 ) -> PseudoLabelStore:
     """Fill a store with a teacher's detections, going on where an earlier call stopped.
 
@@ -60,11 +65,18 @@ def label_with(
         progress: Told finished images.
         work: Name of the work for `progress`.
         shard_size: Images a shard.
+        on_bad_image: Whether an image that cannot be decoded, or for which the teacher returns
+            boxes that are not finite, ends the work ("error"), or is listed in `quarantine.jsonl`
+            beside the store and has no entry in it ("quarantine"); `progress` is told how many.
+        max_bad_fraction: Share of the images that may be in quarantine, rounded up.
 
     Raises:
+        DataError: An image is bad, with "error".
+        GateError: More images are in quarantine than may be.
         StoreError: The folder holds labels of another teacher, setting, or set of images.
         ClassMapError: The teacher and the class list have no class in common.
     """
+    quarantine = _quarantine(folder, samples, on_bad_image, max_bad_fraction)
     detector = teacher.detector
     settings = {
         "teacher": teacher.fingerprint,
@@ -89,12 +101,58 @@ def label_with(
         store,
         samples,
         batches=lambda chunk: evaluation_batches(
-            chunk, image_size=detector.spec.image_size, batch_size=batch_size, workers=workers
+            chunk,
+            image_size=detector.spec.image_size,
+            batch_size=batch_size,
+            # Processes that start for a single image cost more than they bring.
+            workers=workers if len(chunk) > 1 else 0,
         ),
         predict=predict_mapped,
         progress=lambda done, total: progress.advance(work, done, total),
+        quarantine=quarantine,
     )
+    if quarantine is not None and len(quarantine):
+        progress.message(
+            f"Left out: {len(quarantine)} of {len(samples)} images, which cannot be labeled and "
+            f"are not trained on; {quarantine.path} lists them with the reasons."
+        )
     return store
+
+
+def _quarantine(
+    store: Path, samples: Sequence[Sample], on_bad_image: OnBadImage, max_bad_fraction: float
+) -> Quarantine | None:
+    path = store.with_name(QUARANTINE)
+    if on_bad_image == "quarantine":
+        return Quarantine(path, samples, max_bad_fraction=max_bad_fraction)
+    if path.exists():
+        raise StoreError(
+            f"{path}: an earlier call put images into quarantine, but now on_bad_image is 'error'. "
+            f"Set it to quarantine, or delete {store} and this list, and label again."
+        )
+    return None
+
+
+def read_labels(store: PseudoLabelStore, samples: Sequence[Sample]) -> dict[str, StoredLabels]:
+    """Read the labels of finished work; images in quarantine have no entry.
+
+    Args:
+        store: As `label_with` returns it.
+        samples: The images of the work.
+
+    Raises:
+        StoreError: Shards are missing, or images that are not in quarantine.
+    """
+    stored = store.read()
+    quarantine = Quarantine(store.folder.with_name(QUARANTINE), samples, max_bad_fraction=1.0)
+    lost = [s.id for s in samples if s.id not in stored and s.id not in quarantine]
+    if lost:
+        raise StoreError(
+            f"{store.folder}: has no entry for {len(lost)} images such as {lost[0]!r}, and "
+            f"{quarantine.path} does not list them. It was probably deleted: delete the store too "
+            "and label again."
+        )
+    return stored
 
 
 def with_labels_of(found: Detections, mapping: Sequence[int | None]) -> Detections:
@@ -112,8 +170,9 @@ def with_labels_of(found: Detections, mapping: Sequence[int | None]) -> Detectio
 def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> None:
     """Label the images of a stage, choose thresholds, measure what can be measured.
 
-    Consumes images and the teacher. Produces `store/`, `thresholds.json`, and, where hidden human
-    labels exist, `quality.json`. A rerun goes on with the first missing shard.
+    Consumes images and the teacher. Produces `store/`, `thresholds.json`, where images are bad
+    `quarantine.jsonl`, and where hidden human labels exist `quality.json`. A rerun goes on with
+    the first missing shard.
 
     Args:
         context: Of the run.
@@ -136,8 +195,10 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
         interruption=context.interruption,
         progress=context.progress,
         work=context.work(folder),
+        on_bad_image=stage.on_bad_image,
+        max_bad_fraction=stage.max_bad_fraction,
     )
-    stored = store.read()
+    stored = read_labels(store, dataset.samples)
     thresholds = choose_thresholds(
         stored,
         context.classes,
@@ -152,7 +213,7 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
     if quality is not None:
         artefacts.write_json(folder / "quality.json", quality)
         context.progress.message(_quality_line(quality))
-    write_done(folder, {"images": len(dataset)})
+    write_done(folder, {"images": len(stored)})
 
 
 def _reuse_other_seed(context: RunContext, folder: Path) -> None:
@@ -161,6 +222,9 @@ def _reuse_other_seed(context: RunContext, folder: Path) -> None:
         return
     for other in sorted(context.out.glob(f"seed-*/{folder.name}")):
         if other != folder and is_done(other):
+            # The list before the store: a kill in between must not leave a store without it.
+            if (other / QUARANTINE).exists():
+                artefacts.write_bytes(folder / QUARANTINE, (other / QUARANTINE).read_bytes())
             with artefacts.new_folder(folder / STORE) as temporary:
                 shutil.copytree(other / STORE, temporary, dirs_exist_ok=True)
             return

@@ -50,6 +50,16 @@ class LabelStage(Section):
         default=0.1,
         description="Share kept, as background, of the images in which no pseudo-label is left.",
     )
+    on_bad_image: Literal["error", "quarantine"] = Field(
+        default="quarantine",
+        description="What an image that cannot be decoded does: error (ends the run) or quarantine "
+        "(is listed in quarantine.jsonl and left out of training).",
+    )
+    max_bad_fraction: Share = Field(
+        default=0.01,
+        description="Largest share of the images in quarantine, rounded up to whole images; with "
+        "more the run ends.",
+    )
 
     @field_validator("ignore_floor")
     @classmethod

@@ -1,5 +1,7 @@
 """Labels four images again and again, each time killed at a later file operation, then goes on.
 
+One of the images cannot be decoded and is put into quarantine.
+
 Run as `python label_with_kills.py FOLDER`; prints as JSON how many times it was killed, after
 which kills the finished store differs from an undisturbed one, and after which an image of a shard
 that was complete was labeled again. One process imports torch and forks the victims: starting each
@@ -18,16 +20,21 @@ import torch
 
 from distildet.classes import ClassList
 from distildet.data.dataset import Sample
+from distildet.errors import DataError
 from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.quarantine import Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.structures import Detections, ImageBatch
 
 SAMPLES = tuple(Sample(id=f"{i}.jpg", path=Path(f"{i}.jpg")) for i in range(4))
+BAD = "1.jpg"
 SHARD_SIZE = 2
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.chmod", "os.mkdir", "os.scandir", "os.listdir"}
 
 
 def batches(samples: Sequence[Sample]) -> Iterator[ImageBatch]:
+    if any(sample.id == BAD for sample in samples):
+        raise DataError(f"{BAD}: the image is damaged.")
     yield ImageBatch(
         pixels=torch.zeros(len(samples), 3, 1, 1),
         sizes=torch.ones(len(samples), 2, dtype=torch.int64),
@@ -54,13 +61,14 @@ def label(folder: Path) -> list[str]:
         return [found_in(name) for name in batch.image_ids]
 
     store = PseudoLabelStore.create_or_resume(
-        folder,
+        folder / "store",
         settings={"teacher": "abc"},
         classes=ClassList(("cat", "dog")),
         sample_ids=[sample.id for sample in SAMPLES],
         shard_size=SHARD_SIZE,
     )
-    label_images(store, SAMPLES, batches=batches, predict=predict)
+    quarantine = Quarantine(folder / "quarantine.jsonl", SAMPLES, max_bad_fraction=0.25)
+    label_images(store, SAMPLES, batches=batches, predict=predict, quarantine=quarantine)
     return seen
 
 
@@ -86,7 +94,7 @@ def is_killed_at(folder: Path, last_event: int) -> bool:
 
 def complete_shards(folder: Path) -> set[str]:
     """Return the names of the images whose shard has its note."""
-    notes = folder.glob("shards/shard-*.json")
+    notes = folder.glob("store/shards/shard-*.json")
     starts = [int(note.stem.removeprefix("shard-")) * SHARD_SIZE for note in notes]
     return {sample.id for start in starts for sample in SAMPLES[start : start + SHARD_SIZE]}
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from distildet.data.dataset import Sample
-from distildet.errors import DataError
+from distildet.errors import DataError, GateError
 from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.structures import Detections, ImageBatch
 
 SAMPLES = tuple(Sample(id=f"{i}.jpg", path=Path(f"{i}.jpg")) for i in range(5))
@@ -129,6 +130,152 @@ def test_teacher_that_fails_later_keeps_the_shards_before(store):
     assert store.missing_shards() == [1]
 
 
+@pytest.fixture
+def quarantine(tmp_path):
+    return Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=0.4)
+
+
+def damaged(*bad):
+    """Return batches that end with an error before the first batch that has a bad image."""
+
+    def batches(samples):
+        for batch in in_batches(samples):
+            if set(bad) & set(batch.image_ids):
+                raise DataError(f"{batch.image_ids}: damaged")
+            yield batch
+
+    return batches
+
+
+def not_finite_in(bad):
+    """Return a teacher whose box is not finite in one image."""
+
+    def predict(batch):
+        found = Teacher()(batch)
+        for name, detections in zip(batch.image_ids, found, strict=True):
+            detections.boxes[:, 0] = torch.nan if name == bad else 0.0
+        return found
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen"),
+    [
+        (("0.jpg",), [("1.jpg", "2.jpg"), ("3.jpg", "4.jpg")]),
+        (("1.jpg",), [("0.jpg", "2.jpg"), ("3.jpg", "4.jpg")]),
+        (("2.jpg",), [("0.jpg", "1.jpg"), ("3.jpg", "4.jpg")]),
+        (("0.jpg", "1.jpg"), [("2.jpg",), ("3.jpg", "4.jpg")]),
+        (("3.jpg", "4.jpg"), [("0.jpg", "1.jpg"), ("2.jpg",)]),
+    ],
+)
+def test_images_that_cannot_be_decoded_are_put_into_quarantine(store, quarantine, bad, seen):
+    teacher, told = Teacher(), []
+
+    label_images(
+        store,
+        SAMPLES,
+        batches=damaged(*bad),
+        predict=teacher,
+        progress=lambda *done: told.append(done),
+        quarantine=quarantine,
+    )
+
+    assert teacher.seen == seen
+    assert list(store.read()) == [s.id for s in SAMPLES if s.id not in bad]
+    assert all(name in quarantine for name in bad)
+    assert len(quarantine) == len(bad)
+    assert told[-1] == (5, 5)
+
+
+def test_images_with_boxes_that_are_not_finite_are_put_into_quarantine(store, quarantine):
+    label_images(
+        store, SAMPLES, batches=in_batches, predict=not_finite_in("3.jpg"), quarantine=quarantine
+    )
+
+    assert list(store.read()) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
+    assert json.loads(quarantine.path.read_text()) == {
+        "file": "3.jpg",
+        "stage": "teacher",
+        "error": "3.jpg: the teacher returned boxes or scores that are not finite.",
+        "bytes": None,
+        "sha256": None,
+    }
+
+
+def test_a_sound_image_without_boxes_differs_from_one_in_quarantine(store, quarantine):
+    nothing = Detections(
+        boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64)
+    )
+
+    label_images(
+        store,
+        SAMPLES,
+        batches=damaged("1.jpg"),
+        predict=lambda batch: [nothing] * len(batch),
+        quarantine=quarantine,
+    )
+
+    assert len(store.read()["0.jpg"].detections) == 0
+    assert "1.jpg" not in store.read()
+
+
+def test_more_bad_images_than_accepted_end_the_work_after_their_shard(store, tmp_path):
+    quarantine = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=0.2)
+
+    with pytest.raises(
+        GateError, match=r"quarantine\.jsonl: lists 2 of 5 images .* Accepted are 1"
+    ):
+        label_images(
+            store,
+            SAMPLES,
+            batches=damaged("0.jpg", "2.jpg"),
+            predict=Teacher(),
+            quarantine=quarantine,
+        )
+
+    assert store.missing_shards() == [1]
+    assert len(quarantine.path.read_text().splitlines()) == 2
+
+
+def test_too_many_bad_images_are_told_again_without_new_work(store, tmp_path):
+    tolerant = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0)
+    bad = damaged("0.jpg", "2.jpg")
+    label_images(store, SAMPLES, batches=bad, predict=Teacher(), quarantine=tolerant)
+    strict, teacher = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=0.2), Teacher()
+
+    with pytest.raises(GateError, match="lists 2 of 5 images"):
+        label_images(store, SAMPLES, batches=bad, predict=teacher, quarantine=strict)
+
+    assert teacher.seen == []
+
+
+def test_shards_whose_bad_images_were_mended_are_made_again(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # SAMPLES are relative
+    first = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0)
+    label_images(
+        store, SAMPLES, batches=damaged("1.jpg", "3.jpg"), predict=Teacher(), quarantine=first
+    )
+    (tmp_path / "3.jpg").write_bytes(b"mended")
+    second, teacher = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0), Teacher()
+
+    label_images(store, SAMPLES, batches=in_batches, predict=teacher, quarantine=second)
+
+    assert teacher.seen == [("3.jpg", "4.jpg")]
+    assert list(store.read()) == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    assert len(second.path.read_text().splitlines()) == 1
+
+
+def test_an_error_that_no_image_causes_alone_ends_the_work(store, quarantine):
+    def predict(batch):
+        raise DataError("the teacher refuses")
+
+    with pytest.raises(DataError, match="the teacher refuses"):
+        label_images(store, SAMPLES, batches=in_batches, predict=predict, quarantine=quarantine)
+
+    assert len(quarantine) == 0
+
+
 def test_work_killed_anywhere_goes_on_to_the_same_bytes(tmp_path):
     script = Path(__file__).with_name("label_with_kills.py")
 
@@ -136,9 +283,10 @@ def test_work_killed_anywhere_goes_on_to_the_same_bytes(tmp_path):
         [sys.executable, script, tmp_path], capture_output=True, text=True, check=False, timeout=60
     )
 
-    # Two shards of two files and a manifest, each opened, permitted, renamed and flushed.
+    # Two shards of two files, a manifest and the quarantine, each opened, permitted, renamed and
+    # flushed.
     assert done.stderr == ""
     result = json.loads(done.stdout)
-    assert result["killed"] >= 5 * 4
+    assert result["killed"] >= 6 * 4
     assert result["different"] == []
     assert result["labeled_again"] == []
