@@ -1,6 +1,7 @@
 """Detector bundles: a folder with weights and what is needed to build the detector again."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,14 @@ import distildet.detectors.retinanet  # noqa: F401
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.detectors.base import DETECTORS, Detector
+from distildet.detectors.stock_weights import load_stock_detector
+from distildet.detectors.weights_file import no_such_file
 from distildet.errors import ConfigError, DistildetError, WeightsError
 
 BUNDLE_FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+STOCK_SUFFIXES = (".pth", ".pt")
 
 
 class _BundleConfig(BaseModel):
@@ -96,13 +100,46 @@ def save_detector(detector: Detector, folder: Path | str) -> None:
         (temporary / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
 
 
-def load_detector(folder: Path | str) -> Detector:
-    """Load a detector from its bundle, in eval mode.
+def load_detector(
+    path: Path | str,
+    *,
+    classes: ClassList | Sequence[str] | None = None,
+    image_size: int | None = None,
+    batch_norm_eps: float | None = None,
+) -> Detector:
+    """Load a detector from its bundle or from a file of stock weights, in eval mode.
+
+    A .pth or .pt file is the state dict of a stock torchvision RetinaNet, FCOS or Faster R-CNN;
+    the options are for such files only, since a bundle states its own.
+
+    Args:
+        path: The bundle's folder, or the file.
+        classes: Names of the file's class columns; not needed for torchvision's COCO files.
+        image_size: Longer side in pixels of the images it sees; 1067 where it is not given.
+        batch_norm_eps: What was added to the variances of the file's backbone in training, where
+            that is not what torchvision's builders do; see `load_stock_detector`.
 
     Raises:
-        WeightsError: The folder is no bundle, is damaged, or comes from a newer version.
+        ClassMapError: A class name occurs twice or is empty.
+        ConfigError: An option has no meaning, or is given for a bundle.
+        WeightsError: The folder is no bundle, is damaged, or comes from a newer version; the file
+            has code in it, or is not of an accepted model.
     """
-    folder = Path(folder)
+    path = Path(path)
+    if _is_weights_file(path):
+        return load_stock_detector(
+            path,
+            classes=_class_list(path, classes),
+            image_size=image_size,
+            batch_norm_eps=batch_norm_eps,
+        )
+    _refuse_options(
+        path, {"classes": classes, "image_size": image_size, "batch_norm_eps": batch_norm_eps}
+    )
+    return _load_bundle(path)
+
+
+def _load_bundle(folder: Path) -> Detector:
     try:
         config = _BundleConfig.model_validate(_read_config(folder))
         detector = build_detector(
@@ -128,15 +165,55 @@ def load_detector(folder: Path | str) -> Detector:
     return detector.eval()
 
 
-def bundle_fingerprint(folder: Path) -> str:
-    """Return a hash of the weights and configuration of a bundle.
+def bundle_fingerprint(
+    path: Path,
+    *,
+    classes: ClassList | Sequence[str] | None = None,
+    image_size: int | None = None,
+) -> str:
+    """Return a hash of the weights and configuration of a bundle, or of a file and its options.
+
+    Args:
+        path: The bundle's folder, or a file of stock weights.
+        classes: As given to `load_detector`.
+        image_size: As given to `load_detector`.
 
     Raises:
-        WeightsError: The folder is no bundle.
+        ConfigError: An option is given for a bundle.
+        WeightsError: The folder is no bundle, or there is no such file.
     """
-    config = _read_config(folder)
-    weights = artefacts.fingerprint_file(folder / WEIGHTS_FILE)
+    options = {"classes": classes, "image_size": image_size}
+    if _is_weights_file(path):
+        if not path.is_file():
+            raise no_such_file(path)
+        options["classes"] = None if classes is None else list(classes)
+        weights = artefacts.fingerprint_file(path)
+        return artefacts.fingerprint_json({"weights": weights, "options": options})
+    _refuse_options(path, options)
+    config = _read_config(path)
+    weights = artefacts.fingerprint_file(path / WEIGHTS_FILE)
     return artefacts.fingerprint_json({"weights": weights, "config": config})
+
+
+def _is_weights_file(path: Path) -> bool:
+    return path.suffix.lower() in STOCK_SUFFIXES and not path.is_dir()
+
+
+def _class_list(path: Path, classes: ClassList | Sequence[str] | None) -> ClassList | None:
+    if isinstance(classes, str):
+        raise ConfigError(f"{path}: `classes` is the text {classes!r}. Accepted: a list of names.")
+    if classes is None or isinstance(classes, ClassList):
+        return classes
+    return ClassList(tuple(classes))
+
+
+def _refuse_options(folder: Path, options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{folder}: {' and '.join(given)} cannot be given for a bundle, which states its own. "
+            f"Accepted for a file of stock weights ({' or '.join(STOCK_SUFFIXES)})."
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -155,7 +232,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise WeightsError(
             f"{folder}: not a detector bundle. A bundle is a folder with {WEIGHTS_FILE} and "
-            f"{CONFIG_FILE}, such as runs/NAME/student."
+            f"{CONFIG_FILE}, such as runs/NAME/student. Stock weights of torchvision are files "
+            f"that end in {' or '.join(STOCK_SUFFIXES)}."
         )
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
