@@ -174,25 +174,27 @@ def _parse(path: Path, faults: Faults) -> _Document | None:
 
 
 def _as_written(where: str, element: Any) -> _Document:
-    objects = tuple(
-        _Object(
-            name=_text(child, "name"),
-            edges=tuple(_text(child, f"bndbox/{edge}") for edge in _EDGES),
-            difficult=_text(child, "difficult"),
-        )
-        for child in element.findall("object")
-    )
+    size = element.find("size")
     return _Document(
         where=where,
         file_name=_text(element, "filename"),
-        height=_text(element, "size/height"),
-        width=_text(element, "size/width"),
-        objects=objects,
+        height=_text(size, "height"),
+        width=_text(size, "width"),
+        objects=tuple(_object_as_written(child) for child in element.findall("object")),
     )
 
 
-def _text(element: Any, place: str) -> str:
-    text: str = element.findtext(place, default="")
+def _object_as_written(element: Any) -> _Object:
+    box = element.find("bndbox")
+    return _Object(
+        name=_text(element, "name"),
+        edges=tuple(_text(box, edge) for edge in _EDGES),
+        difficult=_text(element, "difficult"),
+    )
+
+
+def _text(element: Any, tag: str) -> str:
+    text: str = "" if element is None else element.findtext(tag, default="")
     return text.strip()
 
 

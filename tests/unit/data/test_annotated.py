@@ -1,14 +1,12 @@
 """One entry for all annotation formats."""
 
 import json
-from typing import get_args
 
 import pytest
 from PIL import Image
 
-from distildet.data.annotated import READERS, read_annotated
+from distildet.data.annotated import read_annotated
 from distildet.errors import ConfigError
-from distildet.recipes.source_schema import ANNOTATIONS_BY_FORMAT, AnnotatedSourceConfig
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
@@ -46,9 +44,3 @@ def test_every_format_gives_the_same(folder, name):
 def test_an_unknown_format_is_refused_with_the_nearest_one(tmp_path):
     with pytest.raises(ConfigError, match=r"format 'yolov5'\. Accepted: coco, voc, yolo\. Did you"):
         read_annotated("yolov5", tmp_path, tmp_path)
-
-
-def test_recipes_take_every_format_that_can_be_read():
-    in_recipes = get_args(AnnotatedSourceConfig.model_fields["format"].annotation)
-
-    assert tuple(READERS) == in_recipes == tuple(ANNOTATIONS_BY_FORMAT)
