@@ -144,12 +144,13 @@ def _pyramid_options(found: _Tensors) -> dict[str, Any]:
     neck_channels = found.size("backbone.fpn.inner_blocks.0.0.weight", 0)
     num_levels = found.count(r"backbone\.fpn\.inner_blocks\.(\d+)\.")
     num_extra = found.count(r"backbone\.fpn\.extra_blocks\.p(\d+)\.")
-    stages = found.count(r"backbone\.body\.layer(\d)\.")
+    # torchvision calls the first level after C5 "p6"; layer1 of a ResNet is C2.
+    last = 5 if num_extra else 1 + found.count(r"backbone\.body\.layer(\d)\.")
     # Without weights, torchvision adds one level that takes every second cell.
-    if num_levels + (num_extra or 1) != _LEVELS or num_levels > stages:
+    if num_levels + (num_extra or 1) != _LEVELS or num_levels >= last:
         raise found.refused(
-            f"its pyramid has {num_levels} + {num_extra or 1} levels on {stages} stages; "
-            "torchvision's anchors are for five levels, and a file does not hold other anchors"
+            f"its pyramid has {num_levels} + {num_extra or 1} levels up to C{last}; torchvision's "
+            "anchors are for five levels, and a file does not hold other anchors"
         )
     source = "subsampling"
     if num_extra:
@@ -158,8 +159,7 @@ def _pyramid_options(found: _Tensors) -> dict[str, Any]:
     has_norm = found.has(r"backbone\.fpn\.inner_blocks\.\d+\.1\.running_var")
     return {
         "backbone": f"torchvision/{_resnet(found)}",
-        # layer1 of a ResNet is C2.
-        "backbone_levels": tuple(f"C{stages + 2 + i}" for i in range(-num_levels, 0)),
+        "backbone_levels": tuple(f"C{last + 1 + i}" for i in range(-num_levels, 0)),
         "extra_levels": num_extra or 1,
         "extra_levels_from": source,
         "neck_channels": neck_channels,

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +64,14 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         # The training scripts of torchvision and timm put their arguments into checkpoints.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # Of files that torch did not write; what they hold decides.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = _UNSUPPORTED_GLOBAL.search(str(error))
         if code is None:
-            raise _not_weights(path, "it is no pickle of tensors") from error
+            raise _not_weights(path, "torch.save did not write it") from error
         raise WeightsError(
             f"{path}: contains code ({code[1]}), which is never run. Where the model was trained, "
             "save only model.state_dict() and give that file."
