@@ -240,6 +240,19 @@ IMAGE_CASES = [
         )
     ],
     Case(
+        name="50 odd names among the images to label",
+        change=cases.all_of(
+            *(
+                cases.image(f"{stem}.png", cases.picture)
+                for stem in ("a b", "a\nb", "\N{GRINNING FACE}", "\udcff", "x" * 251)
+            ),
+            cases.content("images/b\n\udcff.png", b""),
+        ),
+        command=LABEL,
+        code=0,
+        says=("Left out: 1 of 8 images", "of 7 images: out/labels.json"),
+    ),
+    Case(
         name="50 a damaged image with a line feed in its name",
         change=cases.content("images/a\nb.jpg", b""),
         command=PREDICT,

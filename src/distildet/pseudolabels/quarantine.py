@@ -126,7 +126,8 @@ class Quarantine:
             raise GateError(
                 f"{self.path}: lists {len(self)} of {total} images that cannot be labeled, each "
                 f"with its reason. Accepted are {accepted} (max_bad_fraction "
-                f"{self._max_bad_fraction}). Mend these images, or raise max_bad_fraction."
+                f"{self._max_bad_fraction}). Mend these images, or raise max_bad_fraction, and "
+                "label again."
             )
 
 

@@ -58,10 +58,10 @@ def refuse_measuring_on_training_images(
     paths = _paths(validation)
     shared = [sample.id for sample in labeled.samples if sample.path.resolve() in paths]
     if shared:
+        examples = ", ".join(map(repr, shared[:MAX_EXAMPLES]))
         raise DataError(
-            f"data.validation and data.labeled share {len(shared)} images: "
-            f"{', '.join(shared[:MAX_EXAMPLES])}. Metrics on images that were trained on show "
-            "nothing; list different images in the two."
+            f"data.validation and data.labeled share {len(shared)} images: {examples}. Metrics on "
+            "images that were trained on show nothing; list different images in the two."
         )
     copies = _copies(labeled, validation)
     if copies and strict:

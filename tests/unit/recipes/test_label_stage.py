@@ -13,8 +13,10 @@ from distildet.data.folder import read_folder
 from distildet.detectors.bundle import save_detector
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import DataError, GateError, StoreError
-from distildet.recipes.label_stage import STORE, label_with, read_labels
-from distildet.recipes.run_context import Teacher
+from distildet.recipes.label_stage import STORE, label_with, read_labels, run_label_stage
+from distildet.recipes.load import load_recipe
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_data import load_run_data
 from distildet.recipes.schema import LabelStage
 from distildet.training.interruption import interruptible
 
@@ -49,6 +51,8 @@ def teacher(tmp_path_factory):
         head_depth=1,
         max_detections=5,
     )
+    # Untrained scores lie below its floor.
+    torch.nn.init.constant_(detector.head.classification_head.cls_logits.bias, 0.0)
     save_detector(detector, folder)
     return Teacher(folder)
 
@@ -172,3 +176,65 @@ def test_a_stage_sets_one_image_in_a_hundred_aside_by_default():
     stage = LabelStage.model_validate({"stage": "label"})
 
     assert (stage.on_bad_image, stage.max_bad_fraction) == ("quarantine", 0.01)
+
+
+RECIPE = """
+name: label
+data:
+  image_size: 32
+  workers: 0
+  unlabeled: [{{format: folder, images: images}}]
+teachers: [{{detector: {teacher}}}]
+student: {{detector: retinanet, backbone: test_efficientnet, pretrained: false}}
+stages:
+  - {{stage: label, images: unlabeled, threshold: 0.0, ignore_floor: 0.0, fallback_threshold: 0.0}}
+  - {{stage: train, images: {{unlabeled: 1}}, steps: 1, batch_size: 1, optimizer: {{lr: 1e-3}}}}
+"""
+
+
+@pytest.fixture
+def run_stage(teacher, images, tmp_path):
+    """Run the label stage of a seed; return what was told."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(teacher=teacher.path))
+    recipe = load_recipe(tmp_path / "recipe.yaml", ())
+
+    def run_seed(seed):
+        progress = Listener()
+        with interruptible() as interruption:
+            context = RunContext(
+                recipe=recipe,
+                data=load_run_data(recipe.data),
+                classes=CLASSES,
+                out=tmp_path / "run",
+                device=torch.device("cpu"),
+                interruption=interruption,
+                progress=progress,
+                teachers=(teacher,),
+            )
+            folder = tmp_path / "run" / f"seed-{seed}" / "01-label"
+            run_label_stage(context, recipe.stages[0], folder)
+        return folder, progress
+
+    return run_seed
+
+
+def test_a_stage_leaves_bad_images_out_and_says_so(run_stage, images):
+    (images / "b.png").write_bytes(b"")
+
+    folder, progress = run_stage(0)
+
+    assert (folder / "quarantine.jsonl").read_text().count("\n") == 1
+    assert progress.messages[0].startswith("Left out: 1 of 4 images")
+    assert progress.messages[1].startswith("Pseudo labels: 15 boxes on 3 of 3 images")
+    assert json.loads((folder / "DONE").read_text())["images"] == 3
+
+
+def test_another_seed_takes_the_list_with_the_store(run_stage, images):
+    (images / "b.png").write_bytes(b"")
+    first, _ = run_stage(0)
+
+    second, progress = run_stage(1)
+
+    assert (second / "quarantine.jsonl").read_bytes() == (first / "quarantine.jsonl").read_bytes()
+    assert progress.counts == []
+    assert progress.messages[0].startswith("Left out: 1 of 4 images")

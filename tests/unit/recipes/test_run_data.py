@@ -97,7 +97,7 @@ def test_validation_images_are_left_out_of_the_unlabeled_ones_and_told(folder, l
 def test_measuring_on_images_that_were_trained_on_is_refused(folder, load):
     write_coco(folder / "val.json", ["b.png", "c.png"], ["cat", "dog"], ["cat", "dog"])
 
-    with pytest.raises(DataError, match=r"share 1 images: b\.png"):
+    with pytest.raises(DataError, match=r"share 1 images: 'b\.png'"):
         load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
 
 
