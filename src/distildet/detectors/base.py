@@ -2,69 +2,32 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distildet.classes import ClassList
 from distildet.data.decode import decode_image
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.errors import ConfigError, DataError, MissingPartError
 from distildet.registry import Registry
+from distildet.specs import DetectorSpec, FeatureLevel, HeadKind
 from distildet.structures import DETECTIONS, Detections, DetectorOutput, ImageBatch, Targets
 
-HeadKind = Literal["dense", "query", "region"]
+__all__ = [
+    "DETECTORS",
+    "BatchNorms",
+    "Detector",
+    "DetectorSpec",
+    "FeatureLevel",
+    "HeadKind",
+]
+
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureLevel:
-    """One feature map that a detector can return.
-
-    Args:
-        name: Such as "C4", "P3", "cls.P3".
-        channels: Number of channels.
-        stride: Nominal batch pixels per cell; geometry uses padded size / map size.
-    """
-
-    name: str
-    channels: int
-    stride: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorSpec:
-    """Static facts of a detector.
-
-    Args:
-        family: Registered name, such as "retinanet".
-        classes: Names of its labels.
-        levels: All feature maps it can return, backbone first.
-        head: Kind of its predictions before post-processing.
-        parts: What forward can return, words of `distildet.structures.PARTS`.
-        image_size: Longer side in pixels at which it was or is to be trained.
-        mean: RGB mean that it subtracts from pixels in 0..1.
-        std: RGB standard deviation that it divides by.
-        licence: Licence of the code that computes it.
-        options: Constructor options that build it again, without weights; JSON values.
-    """
-
-    family: str
-    classes: ClassList
-    levels: tuple[FeatureLevel, ...]
-    head: HeadKind
-    parts: frozenset[str]
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    licence: str
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Detector(nn.Module, ABC):

@@ -1,0 +1,124 @@
+"""The contract of a distillation loss: two specs and options in, named unweighted parts out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from distildet.errors import DistildetError, MissingPartError
+from distildet.registry import Registry
+from distildet.specs import DetectorSpec
+from distildet.structures import DetectorOutput, ImageBatch, Targets
+
+LOSSES: Registry[Any] = Registry("distillation loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """The parts that a loss reads, words of `distildet.structures.PARTS`.
+
+    Args:
+        student: Of the student's output.
+        teacher: Of the teacher's output.
+    """
+
+    student: frozenset[str]
+    teacher: frozenset[str]
+
+
+class DistillationLoss(nn.Module, ABC):
+    """Compares what a student and its teacher say about one batch.
+
+    The keyword-only arguments of a subclass's constructor are its options in a recipe; each has a
+    default. Projectors are submodules: they are trained with the student and never exported.
+
+    Class attributes:
+        needs: The parts that `forward` reads.
+        is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same.
+
+    Args:
+        student: Facts of the student.
+        teacher: Facts of the teacher.
+
+    Raises:
+        MissingPartError: Student or teacher does not have a part in `needs`.
+    """
+
+    needs: ClassVar[Needs]
+    is_zero_at_equality: ClassVar[bool] = False
+
+    def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
+        super().__init__()
+        faults = [
+            f"the {role} {spec.family!r} does not have {', '.join(sorted(needed - spec.parts))} "
+            f"(it has {', '.join(sorted(spec.parts))})"
+            for role, spec, needed in (
+                ("student", student, self.needs.student),
+                ("teacher", teacher, self.needs.teacher),
+            )
+            if needed - spec.parts
+        ]
+        if faults:
+            raise MissingPartError(f"{' and '.join(faults)}.")
+
+    @abstractmethod
+    def forward(
+        self,
+        student: DetectorOutput,
+        teacher: DetectorOutput,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+    ) -> dict[str, Tensor]:
+        """Return the named parts, unweighted float32 scalars.
+
+        Args:
+            student: With the parts of `needs.student`, with gradient.
+            teacher: With the parts of `needs.teacher`, of the same batch; gets no gradient.
+            batch: The images that both have seen.
+            targets: One an image, batch frame; boxes of people or pseudo labels, or none.
+        """
+
+
+def misfit(
+    loss_name: str, student: DetectorSpec, teacher: DetectorSpec, options: Mapping[str, Any]
+) -> str | None:
+    """Say why a loss cannot be used for a pair of detectors, before anything is trained.
+
+    Args:
+        loss_name: A registered name.
+        student: Facts of the student; no weights are needed.
+        teacher: Facts of the teacher.
+        options: Of the loss, typed.
+
+    Returns:
+        What is missing, what the pair has and which losses do fit it; None where the loss fits.
+
+    Raises:
+        ConfigError: No loss is registered under this name.
+    """
+    reason = _reason(loss_name, student, teacher, options)
+    if reason is None:
+        return None
+    fitting = [name for name in LOSSES.names() if _reason(name, student, teacher, {}) is None]
+    advice = (
+        f"With their default options these losses fit this pair: {', '.join(fitting)}."
+        if fitting
+        else "No registered loss fits this pair; it can learn from pseudo labels."
+    )
+    return f"loss {loss_name!r} does not fit this pair: {reason} {advice}"
+
+
+def _reason(
+    loss_name: str, student: DetectorSpec, teacher: DetectorSpec, options: Mapping[str, Any]
+) -> str | None:
+    cls = LOSSES.get(loss_name)
+    try:
+        # On this device projectors take no memory and draw no random numbers.
+        with torch.device("meta"):
+            cls(student, teacher, **options)
+    except DistildetError as error:
+        return str(error)
+    return None
