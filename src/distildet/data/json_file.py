@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 from distildet.errors import DataError
 
+_NUM_SHOWN = 6
+
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
@@ -49,10 +51,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         double = next(key for key in record if keys.count(key) > 1)
+        # With values, since by its keys alone no record of many equal ones is found.
+        shown = ", ".join(f"{key!r}: {value!r:.40}" for key, value in pairs[:_NUM_SHOWN])
         raise ValueError(
-            f"key {double!r} occurs {keys.count(double)} times in one object "
-            f"(beside {', '.join(repr(key) for key in list(record)[:6])}). Keys must be unique: "
-            "remove all but one."
+            f"key {double!r} occurs {keys.count(double)} times in one object, which has {shown}. "
+            "Keys must be unique: remove all but one."
         )
     return record
 
