@@ -100,7 +100,7 @@ def write_comparison(comparison: dict[str, Any], results: Path) -> None:
     evaluations, gaps = [], set()
     for side in ("student", "baseline"):
         run, arm = comparison[side]["run"], comparison[side]["arm"]
-        recipe = load_recipe(HERE / "recipes" / f"{run}.yaml", check_files=False)
+        recipe = load_recipe(HERE / "recipes" / f"{run}.yaml", check_named=False)
         evaluations.append(arm_evaluations(recipe, RUNS / run, arm))
         gaps.add(recipe.data.validation.scene_gap)
     gain = compare_evaluations(*evaluations, scene_gap=gaps.pop())

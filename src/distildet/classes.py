@@ -1,9 +1,13 @@
-"""Class lists: the ordered names that labels index."""
+"""Class lists, and the mapping of one to another by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from distildet.errors import ClassMapError, nearest_names
+from distildet.errors import ClassMapError, nearest_names, similar_names
+
+DROP: Final = "drop"
+"""Written in a recipe in the place of a class name: the teacher's class has no counterpart."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,94 @@ class ClassList:
         return self.names.index(name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassMap:
+    """For each class of a source, such as a teacher, the class of a target that it stands for.
+
+    Args:
+        source: Class list of what is mapped.
+        target: Class list that it is mapped to.
+        labels: For each label of the source that of the target, or None where it has none.
+    """
+
+    source: ClassList
+    target: ClassList
+    labels: tuple[int | None, ...]
+
+    @property
+    def known(self) -> tuple[bool, ...]:
+        """For each label of the target whether some class of the source stands for it."""
+        return tuple(label in self.labels for label in range(len(self.target)))
+
+    def table(self) -> list[str]:
+        """Return one line for each class of the target, and one for the classes left out."""
+        width = max(len(name) for name in self.target)
+        lines = []
+        for label, name in enumerate(self.target):
+            names = [
+                source
+                for source, mapped in zip(self.source, self.labels, strict=True)
+                if mapped == label
+            ]
+            lines.append(f"{name:<{width}}  <-  {', '.join(names) or '(nothing)'}")
+        left_out = [n for n, mapped in zip(self.source, self.labels, strict=True) if mapped is None]
+        if left_out:
+            lines.append(f"left out: {', '.join(left_out)}")
+        return lines
+
+
+def map_classes(
+    source: ClassList,
+    target: ClassList,
+    *,
+    given: Mapping[str, str] | None = None,
+    unknown: Sequence[str] = (),
+) -> ClassMap:
+    """Map the classes of a teacher to those of a student by name.
+
+    Equal names belong together, then names that differ in case, spaces and punctuation alone.
+    What nothing is said about is no error on the teacher's side, where a class without a
+    counterpart is left out, but it is one on the student's: a class without a teacher would
+    silently get no boxes.
+
+    Args:
+        source: Classes of the teacher.
+        target: Classes of the student.
+        given: Teacher's class -> student's class, or `DROP`; goes before equal names. Several may
+            stand for one.
+        unknown: Student's classes that the teacher is known not to have.
+
+    Raises:
+        ClassMapError: A student's class has no counterpart and is not in `unknown`, or a given
+            name does not exist; all faults are listed, with the nearest names.
+    """
+    given = given or {}
+    faults = _given_faults(source, target, given, unknown)
+    by_spelling = _by_spelling(source, target)
+    labels = tuple(_target_label(name, target, by_spelling, given) for name in source)
+    mapping = ClassMap(source=source, target=target, labels=labels)
+    for name, is_known in zip(target, mapping.known, strict=True):
+        if is_known and name in unknown:
+            faults.append(
+                f"unknown_classes has {name!r}, but the teacher has this class. Take it out there."
+            )
+        elif not is_known and name not in unknown:
+            free = [n for n, label in zip(source, labels, strict=True) if label is None]
+            faults.append(
+                f"the teacher has no class {name!r}. {similar_names(name, free)} Name its "
+                f"counterpart in class_map, as in {{{(free or ['ITS CLASS'])[0]}: {name}}}, or "
+                f"list {name!r} in unknown_classes."
+            )
+    if faults:
+        raise ClassMapError("\n".join(faults))
+    return mapping
+
+
 def map_labels(source: ClassList, target: ClassList) -> tuple[int | None, ...]:
     """Map the labels of one class list to those of another by equal names.
 
     Args:
-        source: For example the classes of a teacher.
+        source: For example the classes of validation images.
         target: For example the classes of the labeled images.
 
     Returns:
@@ -79,23 +166,49 @@ def map_labels(source: ClassList, target: ClassList) -> tuple[int | None, ...]:
     return mapping
 
 
-def unmatched_names(teacher: ClassList, student: ClassList) -> list[str]:
-    """Return one line for each class that only one of the two lists has.
+def _given_faults(
+    source: ClassList, target: ClassList, given: Mapping[str, str], unknown: Sequence[str]
+) -> list[str]:
+    faults = [
+        f"class_map has {name!r}, which is no class of the teacher. {similar_names(name, source)}"
+        for name in given
+        if name not in source.names
+    ]
+    faults += [
+        f"class_map maps {name!r} to {wanted!r}, which is no class of the student. "
+        f"{nearest_names(wanted, [*target, DROP])}"
+        for name, wanted in given.items()
+        if wanted != DROP and wanted not in target.names
+    ]
+    faults += [
+        f"unknown_classes has {name!r}, which is no class of the student. "
+        f"{nearest_names(name, target)}"
+        for name in unknown
+        if name not in target.names
+    ]
+    return faults
 
-    Args:
-        teacher: Classes that the teacher can detect.
-        student: Classes that the student learns.
-    """
-    lines = [
-        f"The teacher does not know the class {name!r}: it gets no pseudo labels. "
-        f"{nearest_names(name, teacher)}"
-        for name in student
-        if name not in teacher.names
-    ]
-    lines += [
-        f"The teacher's class {name!r} is not one to learn: its boxes are dropped. "
-        f"{nearest_names(name, student)}"
-        for name in teacher
-        if name not in student.names
-    ]
-    return lines
+
+def _by_spelling(source: ClassList, target: ClassList) -> dict[str, int]:
+    """Return bare spelling -> label, of classes that have it alone on both sides."""
+    spellings = [_bare(name) for name in target]
+    sources = [_bare(name) for name in source]
+    return {
+        spelling: label
+        for label, spelling in enumerate(spellings)
+        if spellings.count(spelling) == 1 and sources.count(spelling) == 1
+    }
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
+
+
+def _target_label(
+    name: str, target: ClassList, by_spelling: Mapping[str, int], given: Mapping[str, str]
+) -> int | None:
+    if name in given:
+        return target.names.index(given[name]) if given[name] in target.names else None
+    if name in target.names:
+        return target.names.index(name)
+    return by_spelling.get(_bare(name))

@@ -87,3 +87,14 @@ def nearest_names(name: str, accepted: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     listed = f"Accepted: {', '.join(names)}." if names else "Nothing is accepted here."
     return f"{listed} Did you mean {near[0]!r}?" if near else listed
+
+
+def similar_names(name: str, accepted: Iterable[str]) -> str:
+    """Return a sentence with the few names that are most like one, for lists too long to print.
+
+    Args:
+        name: What the user wrote.
+        accepted: All names that would have been right.
+    """
+    near = difflib.get_close_matches(name, list(accepted), n=3, cutoff=0.5)
+    return f"Nearest: {', '.join(map(repr, near))}." if near else "Nothing is similar."

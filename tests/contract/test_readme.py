@@ -27,7 +27,7 @@ def test_every_recipe_of_the_readme_is_valid(readme, tmp_path):
     for number, text in enumerate(recipes):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
-        assert load_recipe(path, check_files=False).stages
+        assert load_recipe(path, check_named=False).stages
 
     assert recipes
 
@@ -83,12 +83,12 @@ def test_every_shipped_preset_makes_a_valid_recipe(tmp_path):
         }
         path.write_text(yaml.safe_dump(recipe))
 
-        assert load_recipe(path, check_files=False).stages
+        assert load_recipe(path, check_named=False).stages
 
 
 def test_every_benchmark_recipe_is_valid(project):
     recipes = sorted((project / "benchmarks" / "recipes").glob("*.yaml"))
 
-    assert [load_recipe(path, check_files=False).name for path in recipes] == [
+    assert [load_recipe(path, check_named=False).name for path in recipes] == [
         path.stem for path in recipes
     ]

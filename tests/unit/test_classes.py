@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from distildet.classes import ClassList, map_labels, unmatched_names
+from distildet.classes import ClassList, map_classes, map_labels
 from distildet.errors import ClassMapError
 
 
@@ -53,15 +55,69 @@ def test_lists_without_a_common_name_are_refused():
         map_labels(ClassList(("a", "b")), ClassList(("A", "B")))
 
 
-def test_classes_of_one_side_only_are_told_with_the_nearest_name():
-    lines = unmatched_names(ClassList(("Bolt", "Nut")), ClassList(("bolt", "Nut")))
+@pytest.mark.parametrize(
+    ("source", "target", "options", "expected"),
+    [
+        (("a", "b"), ("b", "a"), {}, (1, 0)),
+        (("person", "a", "dog"), ("dog", "person"), {}, (1, None, 0)),
+        (("Traffic Light", "stop-sign"), ("traffic_light", "Stop sign"), {}, (0, 1)),
+        (("tv", "sofa"), ("tvmonitor", "sofa"), {"given": {"tv": "tvmonitor"}}, (0, 1)),
+        (("car", "van"), ("vehicle",), {"given": {"car": "vehicle", "van": "vehicle"}}, (0, 0)),
+        (("a", "b"), ("a", "b"), {"given": {"b": "drop"}, "unknown": ["b"]}, (0, None)),
+        (("a",), ("a", "b"), {"unknown": ["b"]}, (0,)),
+        # Two classes that differ in spelling alone are not one, on either side.
+        (("car", "Car"), ("car", "CAR"), {"unknown": ["CAR"]}, (0, None)),
+        (("日", "本"), ("本", "日"), {}, (1, 0)),
+        (("+", "-"), ("-", "+"), {}, (1, 0)),
+    ],
+)
+def test_a_teacher_is_mapped_by_name(source, target, options, expected):
+    mapping = map_classes(ClassList(source), ClassList(target), **options)
 
-    assert [line.split(".")[0] for line in lines] == [
-        "The teacher does not know the class 'bolt': it gets no pseudo labels",
-        "The teacher's class 'Bolt' is not one to learn: its boxes are dropped",
+    assert mapping.labels == expected
+
+
+def test_a_mapping_says_which_classes_are_known_and_prints_as_a_table():
+    mapping = map_classes(
+        ClassList(("tv", "Cat", "zebra")),
+        ClassList(("cat", "sofa", "tvmonitor")),
+        given={"tv": "tvmonitor"},
+        unknown=["sofa"],
+    )
+
+    assert mapping.known == (True, False, True)
+    assert mapping.table() == [
+        "cat        <-  Cat",
+        "sofa       <-  (nothing)",
+        "tvmonitor  <-  tv",
+        "left out: zebra",
     ]
-    assert lines[0].endswith("Did you mean 'Bolt'?")
 
 
-def test_equal_class_lists_leave_nothing_to_tell():
-    assert unmatched_names(ClassList(("a", "b")), ClassList(("b", "a"))) == []
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ({}, [r"no class 'tvmonitor'. Nearest: 'monitor'.*class_map.*or list 'tvmonitor' in unk"]),
+        (
+            {"given": {"tvs": "tvmonitor", "tv": "tvmonitr", "dog": "drop"}},
+            [
+                "class_map has 'tvs', which is no class of the teacher. Nearest: 'tv'",
+                "maps 'tv' to 'tvmonitr', which is no class of the student.*mean 'tvmonitor'",
+                "the teacher has no class 'dog'",
+            ],
+        ),
+        (
+            {"unknown": ["tvmonitor", "dog", "horse"]},
+            [
+                "unknown_classes has 'horse', which is no class of the student",
+                "unknown_classes has 'dog', but the teacher has this class",
+            ],
+        ),
+    ],
+)
+def test_all_that_cannot_be_mapped_is_told_at_once(options, messages):
+    with pytest.raises(ClassMapError) as caught:
+        map_classes(ClassList(("dog", "tv", "monitor")), ClassList(("dog", "tvmonitor")), **options)
+
+    for message in messages:
+        assert re.search(message, str(caught.value))

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from distildet.detectors.bundle import STOCK_SUFFIXES
 from distildet.errors import nearest_names
 from distildet.recipes.schema import (
     LABELED_REST,
@@ -213,7 +214,8 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
             if isinstance(source, SourceConfig):
                 yield from _source_paths(where, source)
     for index, teacher in enumerate(sections.teachers or ()):
-        yield f"teachers[{index}].detector", teacher.detector, "folder"
+        kind = "file" if teacher.detector.suffix.lower() in STOCK_SUFFIXES else "folder"
+        yield f"teachers[{index}].detector", teacher.detector, kind
     if sections.student is not None and isinstance(sections.student.pretrained, Path):
         yield "student.pretrained", sections.student.pretrained, "file"
     for index, stage in enumerate(sections.stages or ()):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from distildet import artefacts
-from distildet.classes import ClassList, map_labels
+from distildet.classes import ClassList
 from distildet.data.dataset import Dataset, Sample
 from distildet.data.loader import evaluation_batches
 from distildet.errors import DataError, StoreError
@@ -74,13 +74,15 @@ def label_with(
         DataError: An image is bad, with "error".
         GateError: More images are in quarantine than may be.
         StoreError: The folder holds labels of another teacher, setting, or set of images.
-        ClassMapError: The teacher and the class list have no class in common.
+        ClassMapError: A class of the list has no counterpart among those of the teacher.
     """
     quarantine = _quarantine(folder, samples, on_bad_image, max_bad_fraction)
     detector = teacher.detector
+    mapping = teacher.map_to(classes).labels
     settings = {
         "teacher": teacher.fingerprint,
         "teacher_classes": list(detector.spec.classes),
+        "class_map": list(mapping),
         "image_size": detector.spec.image_size,
     }
     store = PseudoLabelStore.create_or_resume(
@@ -91,7 +93,6 @@ def label_with(
         shard_size=shard_size,
     )
     predict = predictor(detector, device)
-    mapping = map_labels(detector.spec.classes, classes)
 
     def predict_mapped(batch: ImageBatch) -> list[Detections]:
         interruption.raise_if_requested()
@@ -160,7 +161,7 @@ def with_labels_of(found: Detections, mapping: Sequence[int | None]) -> Detectio
 
     Args:
         found: Labels index the detector's own class list.
-        mapping: As `map_labels` returns it.
+        mapping: Label of the detector -> label of the other list, or None.
     """
     table = torch.tensor([-1 if label is None else label for label in mapping])
     labels = table[found.labels]

@@ -16,20 +16,22 @@ from distildet.recipes.checks import disagreements, missing_files, sections_of, 
 from distildet.recipes.faults import describe
 from distildet.recipes.merging import apply_override, merge_preset, parse_override
 from distildet.recipes.schema import Recipe
+from distildet.recipes.student import student_faults
 from distildet.recipes.values import FOLDER_KEY, read_none
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _PLAIN_OPTION = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false")
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_named: bool = True) -> Recipe:
     """Read a recipe, fill in its preset and defaults, and check it.
 
     Args:
         path: YAML file. Relative paths in it, and in overrides, start at its folder.
         overrides: Such as `stages[1].epochs=3`; the value is YAML. They win over the file, and
             those of `stages` also over the stages of the preset.
-        check_files: Also check that the files and folders that it names are there.
+        check_named: Also check what it names: files and folders, the family of the student and its
+            options.
 
     Raises:
         ConfigError: The file cannot be read, or the recipe has faults; all of them are listed.
@@ -41,7 +43,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool 
     preset_fault = _fill_in_preset(raw)
     if preset_fault is None:
         _apply(raw, late, faults)
-    recipe, found = _validated(raw, path.absolute().parent, check_files=check_files)
+    recipe, found = _validated(raw, path.absolute().parent, check_named=check_named)
     if preset_fault is not None:
         # Without its preset a recipe may well have no stages: that is no fault of its own.
         found = [preset_fault, *(f for f in found if not f.startswith("stages: missing"))]
@@ -82,7 +84,7 @@ def _faulty(where: object, faults: Sequence[str]) -> ConfigError:
 
 
 def _validated(
-    raw: dict[str, Any], folder: Path, *, check_files: bool
+    raw: dict[str, Any], folder: Path, *, check_named: bool
 ) -> tuple[Recipe | None, list[str]]:
     context = {FOLDER_KEY: folder}
     recipe, faults = None, []
@@ -93,8 +95,10 @@ def _validated(
         faults = describe(error, raw, model=Recipe)
         sections = sound_sections(raw, context)
     faults += disagreements(sections)
-    if check_files:
+    if check_named:
         faults += missing_files(sections)
+        if sections.student is not None:
+            faults += student_faults(sections.student)
     return recipe, faults
 
 

@@ -1,11 +1,12 @@
 """What all stages of a run share."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from distildet.classes import ClassList
+from distildet.classes import ClassList, ClassMap, map_classes
 from distildet.detectors.base import Detector
 from distildet.detectors.bundle import bundle_fingerprint, load_detector
 from distildet.recipes.progress import Progress
@@ -15,23 +16,67 @@ from distildet.training.interruption import Interruption
 
 
 class Teacher:
-    """A teacher bundle that is loaded when it is first needed.
+    """A teacher that is loaded when it is first needed.
 
     Args:
-        path: The bundle.
+        path: The bundle, or a .pth file of a stock torchvision detector.
+        classes: Names of the columns of a .pth file, where they are needed.
+        image_size: Of a .pth file, where another than the usual is wanted.
+        class_map: Teacher's class -> student's class, or `distildet.classes.DROP`.
+        unknown_classes: Student's classes that it does not have.
+
+    Raises:
+        ConfigError: An option is given that the file does not take.
+        WeightsError: There is no such bundle or file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        classes: Sequence[str] | None = None,
+        image_size: int | None = None,
+        class_map: Mapping[str, str] | None = None,
+        unknown_classes: Sequence[str] = (),
+    ) -> None:
         self.path = path
-        self.fingerprint = bundle_fingerprint(path)
+        self.fingerprint = bundle_fingerprint(path, classes=classes, image_size=image_size)
+        self._classes = classes
+        self._image_size = image_size
+        self._class_map = class_map
+        self._unknown_classes = unknown_classes
         self._detector: Detector | None = None
 
     @property
     def detector(self) -> Detector:
         """The loaded detector."""
         if self._detector is None:
-            self._detector = load_detector(self.path)
+            self._detector = load_detector(
+                self.path, classes=self._classes, image_size=self._image_size
+            )
         return self._detector
+
+    def loaded(self) -> "Teacher":
+        """Return itself after loading the detector.
+
+        Raises:
+            DistildetError: As `load_detector`.
+        """
+        self._detector = self.detector
+        return self
+
+    def map_to(self, classes: ClassList) -> ClassMap:
+        """Return how its classes stand for those of the student.
+
+        Raises:
+            ClassMapError: A class of the student has no counterpart, or a name does not exist.
+        """
+        return map_classes(
+            self.detector.spec.classes,
+            classes,
+            given=self._class_map,
+            unknown=self._unknown_classes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from distildet import artefacts
-from distildet.classes import ClassList, map_labels, unmatched_names
+from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
 from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
-from distildet.pseudolabels.select import choose_thresholds
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
+from distildet.recipes.preparation import prepare
 from distildet.recipes.progress import Progress
 from distildet.recipes.result import build_result
-from distildet.recipes.run_context import RunContext, Teacher
-from distildet.recipes.run_data import changed_files, load_run_data
+from distildet.recipes.run_context import RunContext
+from distildet.recipes.run_data import changed_files
 from distildet.recipes.run_folder import (
     BASELINE,
     DATA,
@@ -39,7 +39,6 @@ from distildet.recipes.run_folder import (
     stage_folder,
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
-from distildet.recipes.student import initial_student, student_options
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
 from distildet.training.interruption import interruptible
 
@@ -110,24 +109,16 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         if finished is not None:
             progress.message(f"{out}: this run has already finished.")
             return finished
-        student_options(recipe.student)
-        data = load_run_data(recipe.data)
-        data.require_images(recipe.stages)
-        for line in data.dropped():
-            progress.message(f"Left out: {line}")
-        teachers = tuple(Teacher(teacher.detector) for teacher in recipe.teachers)
-        context = RunContext(
-            recipe=recipe,
-            data=data,
-            classes=_classes(data.classes, teachers),
+        context = prepare(
+            recipe,
             out=out,
             device=chosen,
             interruption=interruption,
             progress=progress,
-            teachers=teachers,
+            is_new=not (out / SETTINGS).exists(),
         )
-        if not (out / SETTINGS).exists():
-            _rehearse(context)
+        for line in context.data.dropped():
+            progress.message(f"Left out: {line}")
         _begin(context)
         for seed in recipe.seeds:
             for arm in _arms(context, seed):
@@ -136,22 +127,6 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         result = build_result(context)
         artefacts.write_json(out / RESULT, result)
         return result
-
-
-def _rehearse(context: RunContext) -> None:
-    """Do once, before any long work, what can fail because of the recipe.
-
-    Raises:
-        DistildetError: Weights that cannot be had or do not fit, thresholds of unknown classes.
-    """
-    for teacher in context.teachers:
-        for line in unmatched_names(teacher.detector.spec.classes, context.classes):
-            context.progress.message(line)
-    for stage in context.recipe.stages:
-        if isinstance(stage, LabelStage):
-            choose_thresholds({}, context.classes, threshold=stage.threshold, labeled=None)
-        elif stage.init != "previous":
-            initial_student(context, stage, context.recipe.seeds[0], None)
 
 
 def _begin(context: RunContext) -> None:
@@ -181,17 +156,6 @@ def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
         return None
     result: dict[str, Any] = read_json(path)
     return result if result["seeds"] == list(recipe.seeds) else None
-
-
-def _classes(of_data: ClassList | None, teachers: Sequence[Teacher]) -> ClassList:
-    if of_data is not None:
-        return of_data
-    if teachers:
-        return teachers[0].detector.spec.classes
-    raise ConfigError(
-        "Nothing says which classes the student learns: there are no labeled images, no "
-        "validation images and no teacher. Give at least one of them."
-    )
 
 
 def _arms(context: RunContext, seed: int) -> list[_Arm]:
@@ -232,21 +196,29 @@ def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
             )
             previous = folder
     if previous is not None:
-        _detect(context, previous / STUDENT, arm.folder / DETECTIONS)
+        _detect_student(context, previous / STUDENT, arm.folder / DETECTIONS)
 
 
 def _detect_teacher(context: RunContext) -> None:
     for teacher in context.teachers:
-        _detect(context, teacher.path, context.out / TEACHER / DETECTIONS)
+        path = context.out / TEACHER / DETECTIONS
+        if context.data.validation is not None and not path.exists():
+            labels = teacher.map_to(context.classes).labels
+            _detect(context, teacher.detector, path, labels)
 
 
-def _detect(context: RunContext, bundle: Path, path: Path) -> None:
+def _detect_student(context: RunContext, bundle: Path, path: Path) -> None:
+    if context.data.validation is not None and not path.exists():
+        _detect(context, load_detector(bundle), path, tuple(range(len(context.classes))))
+
+
+def _detect(
+    context: RunContext, detector: Detector, path: Path, labels: Sequence[int | None]
+) -> None:
     """Keep a detector's detections of the validation images, labels in the student's classes."""
     validation = context.data.validation
-    if validation is None or path.exists():
+    if validation is None:
         return
-    detector = load_detector(bundle)
-    mapping = map_labels(detector.spec.classes, context.classes)
 
     def note(done: int, total: int) -> None:
         context.interruption.raise_if_requested()
@@ -261,5 +233,5 @@ def _detect(context: RunContext, bundle: Path, path: Path) -> None:
         progress=note,
     )
     write_detections(
-        path, {name: with_labels_of(found, mapping) for name, found in detections.items()}
+        path, {name: with_labels_of(found, labels) for name, found in detections.items()}
     )

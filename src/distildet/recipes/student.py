@@ -6,7 +6,7 @@ from typing import Any
 
 from distildet.detectors.base import DETECTORS, Detector
 from distildet.detectors.bundle import build_detector, load_detector
-from distildet.errors import ConfigError, WeightsError
+from distildet.errors import ConfigError, WeightsError, nearest_names
 from distildet.recipes.options import typed_options
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT
@@ -23,13 +23,26 @@ def student_options(config: StudentConfig) -> dict[str, Any]:
     Raises:
         ConfigError: Unknown family, or options that it does not take; all faults at once.
     """
+    options, faults = _typed(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return options
+
+
+def student_faults(config: StudentConfig) -> list[str]:
+    """Return one message for each fault of the student's family and options."""
+    return _typed(config)[1]
+
+
+def _typed(config: StudentConfig) -> tuple[dict[str, Any], list[str]]:
+    if config.detector not in DETECTORS.names():
+        accepted = nearest_names(config.detector, DETECTORS.names())
+        return {}, [f"student.detector: found {config.detector!r}. {accepted}"]
     parameters = dict(inspect.signature(DETECTORS.get(config.detector)).parameters)
     for name in _GIVEN_ELSEWHERE:
         parameters.pop(name, None)
     options, faults = typed_options(config.options, parameters)
-    if faults:
-        raise ConfigError("\n".join(f"student.{fault}" for fault in faults))
-    return options
+    return options, [f"student.{fault}" for fault in faults]
 
 
 def initial_student(

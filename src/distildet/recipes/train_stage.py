@@ -147,8 +147,7 @@ def _pseudo(
     context: RunContext, dataset: Dataset, folder: Path, stage: LabelStage, *, seed: int
 ) -> list[TrainingSample]:
     stored = PseudoLabelStore.open(folder / STORE).read()
-    teacher_names = set(context.teachers[0].detector.spec.classes)
-    known = torch.tensor([name in teacher_names for name in context.classes])
+    known = torch.tensor(context.teachers[0].map_to(context.classes).known)
     targets = select_targets(
         stored,
         read_thresholds(folder),

@@ -143,7 +143,7 @@ def test_a_path_that_no_file_can_have_is_not_there(load_distilled):
 
 
 def test_files_are_only_checked_where_asked_for(load_distilled, project):
-    recipe = load_distilled("teachers[0].detector=no", check_files=False)
+    recipe = load_distilled("teachers[0].detector=no", check_named=False)
 
     assert missing_files(recipe) == [
         f"teachers[0].detector: there is no folder '{project}/no'. "

@@ -17,7 +17,7 @@ def recipes(folder):
 
 def test_the_recipes_of_the_demo_load_and_find_their_scenes(folder, recipes):
     teacher = load_recipe(recipes.teacher)
-    student = load_recipe(recipes.student, check_files=False)
+    student = load_recipe(recipes.student, check_named=False)
 
     assert student.baseline
     assert teacher.teachers == ()

@@ -13,7 +13,7 @@ from distildet.errors import ConfigError
 from distildet.recipes.load import dump_recipe, load_recipe, preset_names
 from distildet.recipes.schema import LabelStage, Recipe
 
-PLAIN_HEAD = "name: a\nstudent: {detector: b}\n"
+PLAIN_HEAD = "name: a\nstudent: {detector: fcos}\n"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,9 @@ def test_the_resolved_recipe_has_every_default(load_plain, project):
 
 
 def test_numbers_among_the_options_are_written_without_quotes(load_plain):
-    text = dump_recipe(load_plain("student={detector: a, p: ['96', 1e-4, true, '12:30', no, '']}"))
+    student = "student={detector: a, p: ['96', 1e-4, true, '12:30', no, '']}"
+
+    text = dump_recipe(load_plain(student, check_named=False))
 
     assert "  p: [96, 1e-4, true, '12:30', 'no', '']\n" in text
 
@@ -271,4 +273,31 @@ def test_what_is_dumped_loads_as_an_equal_recipe(
     )
     (tmp_path / "resolved.yaml").write_bytes(dump_recipe(recipe).encode())
 
-    assert load_recipe(tmp_path / "resolved.yaml", check_files=False) == recipe
+    assert load_recipe(tmp_path / "resolved.yaml", check_named=False) == recipe
+
+
+def test_faults_of_the_student_are_told_with_those_of_the_text(load_text):
+    with pytest.raises(ConfigError) as caught:
+        load_text(
+            "name: a\nseed: [0]\nstudent: {detector: retinanet, neck_chanels: 32, head_depth: deep}\n"
+            "data: {image_size: 64, labeled: {format: coco, images: i, annotations: a}}\n"
+            "stages: [{stage: train, steps: 1, optimizer: {lr: 1e-3}}]\n"
+        )
+
+    for fault in (
+        "seed: unknown key",
+        "data.labeled.images: there is no folder",
+        r"student.neck_chanels: unknown option.*Did you mean 'neck_channels'",
+        "student.head_depth: found 'deep'",
+    ):
+        assert re.search(fault, str(caught.value))
+
+
+def test_an_unknown_family_is_answered_with_the_nearest(load_text):
+    with pytest.raises(
+        ConfigError, match=r"student.detector: found 'faster-rcnn'.*mean 'faster_rcnn'"
+    ):
+        load_text(
+            "name: a\nstudent: {detector: faster-rcnn}\n"
+            "data: {image_size: 64}\nstages: [{stage: train, steps: 1, optimizer: {lr: 1e-3}}]\n"
+        )

@@ -64,7 +64,10 @@ TRAIN = {"stage": "train", "epochs": 1, "optimizer": {"lr": 0.1}}
         ("data.unlabeled=null", r"data\.unlabeled: found 'null'\. Accepted: a list"),
         ("student.detector=", r"student\.detector: found ''\. Accepted: at least one entry"),
         ("student.pretrained=[]", r"student\.pretrained: found \[\]\. Accepted: a path"),
-        ("teachers=[{path: teacher}]", r"teachers\[0\]\.path: unknown key\. Accepted: detector"),
+        (
+            "teachers=[{path: teacher}]",
+            r"teachers\[0\]\.path: unknown key\. Accepted: class_map, classes, detector",
+        ),
         ("stages=[]", r"stages: found \[\]\. Accepted: at least one entry"),
         ("stages[0].stage=trian", r"stages\[0\]\.stage: found 'trian'.* Did you mean 'train'\?"),
         ("stages=[{epochs: 1}]", r"stages\[0\]\.stage: missing\. Accepted: label, train"),
@@ -228,7 +231,9 @@ def test_words_for_nothing_work_where_nothing_is_legal(load_plain, word):
 
 
 def test_options_of_the_student_stay_as_they_are(load_plain):
-    recipe = load_plain("student.levels=[C3, no]", "student.width=1e-4", "student.a=null")
+    changes = ("student.levels=[C3, no]", "student.width=1e-4", "student.a=null")
+
+    recipe = load_plain(*changes, check_named=False)
 
     assert recipe.student.options == {
         "backbone": "mobilenetv2_050",

@@ -49,7 +49,7 @@ def start(tmp_path):
     def start_with(init, *, seed=0, classes=("cat", "dog"), previous=None):
         # The second stage is the one that starts: a first one cannot begin with "previous".
         (tmp_path / "recipe.yaml").write_text(RECIPE.replace("INIT", init))
-        recipe = load_recipe(tmp_path / "recipe.yaml", check_files=False)
+        recipe = load_recipe(tmp_path / "recipe.yaml", check_named=False)
         has_teacher = (tmp_path / "teacher").exists()
         context = RunContext(
             recipe=recipe,

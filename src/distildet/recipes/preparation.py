@@ -1,0 +1,159 @@
+"""Reads what a run depends on, and finds all that does not fit before any long work."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from distildet.classes import ClassList
+from distildet.errors import ConfigError, DistildetError
+from distildet.pseudolabels.select import choose_thresholds
+from distildet.recipes.progress import Progress
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_data import RunData, load_run_data
+from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig
+from distildet.recipes.student import initial_student
+from distildet.training.interruption import Interruption
+
+_USER_INPUT = DistildetError.exit_code
+
+
+def prepare(
+    recipe: Recipe,
+    *,
+    out: Path,
+    device: torch.device,
+    interruption: Interruption,
+    progress: Progress,
+    is_new: bool,
+) -> RunContext:
+    """Read images, annotations and teachers, and make sure that they fit the recipe.
+
+    Args:
+        recipe: Resolved and checked by `load_recipe`.
+        out: The run folder.
+        device: Where to compute.
+        interruption: Whether somebody asked to stop.
+        progress: Told which classes belong together.
+        is_new: Do once, before any long work, also what only the weights to start from and the
+            thresholds can show; an old run has passed that.
+
+    Raises:
+        DistildetError: Faults of data, weights, class lists or stages; all that can be found at
+            once are listed.
+    """
+    faults = _Faults()
+    data = None
+    with faults.collected("data"):
+        data = load_run_data(recipe.data)
+    teachers = [
+        _loaded(config, f"teachers[{i}]", faults) for i, config in enumerate(recipe.teachers)
+    ]
+    classes = _classes(data, teachers, faults)
+    if data is None or classes is None:
+        raise faults.error()
+    with faults.collected():
+        data.require_images(recipe.stages)
+    for index, teacher in enumerate(teachers):
+        with faults.collected(f"teachers[{index}]"):
+            if teacher is not None:
+                teacher.map_to(classes)
+    context = RunContext(
+        recipe=recipe,
+        data=data,
+        classes=classes,
+        out=out,
+        device=device,
+        interruption=interruption,
+        progress=progress,
+        teachers=tuple(teacher for teacher in teachers if teacher is not None),
+    )
+    if is_new and len(context.teachers) == len(teachers):
+        _rehearse(context, faults)
+    if faults:
+        raise faults.error()
+    if is_new:
+        _tell_classes(context)
+    return context
+
+
+class _Faults:
+    """Errors in what the user gave, kept until all are found."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, DistildetError]] = []
+
+    def __bool__(self) -> bool:
+        """Tell whether something was found."""
+        return bool(self._found)
+
+    @contextmanager
+    def collected(self, place: str = "") -> Iterator[None]:
+        """Keep an error of the user's input that ends the block; others pass.
+
+        Args:
+            place: Key of the recipe; empty where the message names it.
+        """
+        try:
+            yield
+        except DistildetError as error:
+            if error.exit_code != _USER_INPUT:
+                raise
+            self._found.append((place, error))
+
+    def error(self) -> DistildetError:
+        """Return what was found as one error."""
+        if len(self._found) == 1:
+            return self._found[0][1]
+        lines = [f"{place}: {error}" if place else str(error) for place, error in self._found]
+        return ConfigError("\n".join([f"{len(lines)} faults:", *lines]))
+
+
+def _loaded(config: TeacherConfig, place: str, faults: _Faults) -> Teacher | None:
+    teacher: Teacher | None = None
+    with faults.collected(place):
+        teacher = Teacher(
+            config.detector,
+            classes=config.classes,
+            image_size=config.image_size,
+            class_map=config.class_map,
+            unknown_classes=config.unknown_classes,
+        ).loaded()
+    return teacher
+
+
+def _classes(
+    data: RunData | None, teachers: Sequence[Teacher | None], faults: _Faults
+) -> ClassList | None:
+    """Return the student's classes: those of the data, or of the first teacher."""
+    if data is not None and data.classes is not None:
+        return data.classes
+    if teachers:
+        return None if teachers[0] is None else teachers[0].detector.spec.classes
+    with faults.collected():
+        if data is not None:
+            raise ConfigError(
+                "Nothing says which classes the student learns: there are no labeled images, no "
+                "validation images and no teacher. Give at least one of them."
+            )
+    return None
+
+
+def _rehearse(context: RunContext, faults: _Faults) -> None:
+    """Do what can fail because of the weights to start from, or of thresholds."""
+    for index, stage in enumerate(context.recipe.stages):
+        with faults.collected(f"stages[{index}]"):
+            if isinstance(stage, LabelStage):
+                choose_thresholds({}, context.classes, threshold=stage.threshold, labeled=None)
+            elif stage.init != "previous":
+                initial_student(context, stage, context.recipe.seeds[0], None)
+
+
+def _tell_classes(context: RunContext) -> None:
+    for teacher in context.teachers:
+        mapping = teacher.map_to(context.classes)
+        if mapping.source != mapping.target:
+            context.progress.message(f"Student's class <- class of {teacher.path}:")
+            for line in mapping.table():
+                context.progress.message(f"  {line}")
