@@ -73,7 +73,7 @@ class Trainer:
     """Trains a task through one stage, from scratch or from its newest checkpoint.
 
     Args:
-        task: Student and losses, on the CPU or already on the device.
+        task: Student, teacher and losses, on the CPU or already on the device.
         settings: Of the stage.
         folder: Of the stage; `checkpoints/` and `metrics.jsonl` are written there.
         batches: Gives the batches of steps start..stop-1; a pure function of these numbers.
@@ -104,10 +104,12 @@ class Trainer:
         self.progress = progress
         # Convolutions are faster in this layout, on CPU and GPU.
         self.task = task.to(device).to(memory_format=torch.channels_last)
+        if task.teacher is not None:
+            task.teacher.to(device).to(memory_format=torch.channels_last)
         self.task.train()
         if settings.batch_norm == "frozen":
             task.student.freeze_batch_norm()
-        self.optimizer = build_optimizer(task.student, settings)
+        self.optimizer = build_optimizer(task.student, settings, projectors=task.terms.parameters())
         self.ema = Ema(task.student, settings.ema)
         self.counters = _Counters(settings=settings.as_json())
         self.log = MetricsLog(folder / "metrics.jsonl")
@@ -154,11 +156,12 @@ class Trainer:
     def _step(self, step: int, batch: ImageBatch, targets: Sequence[Targets]) -> None:
         rate = learning_rate(step, self.settings)
         set_learning_rate(self.optimizer, rate)
+        self.task.progress = step / self.settings.steps
         buffers = [buffer.clone() for buffer in self.task.buffers()]
         parts = self._backward_in_memory(step, batch, targets, buffers)
         norm = self._gradient_norm()
         values = {name: float(value) for name, value in parts.items()}
-        values |= {"loss": sum(values.values()), "gradient_norm": float(norm)}
+        values["gradient_norm"] = float(norm)
         if not all(np.isfinite(value) for value in values.values()):
             self._reject(step, batch, targets, buffers)
             return

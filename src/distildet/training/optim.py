@@ -1,6 +1,7 @@
 """Optimisers with their parameter groups, and the course of the learning rate."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -9,19 +10,22 @@ from distildet.detectors.base import Detector
 from distildet.training.settings import TrainSettings
 
 
-def build_optimizer(detector: Detector, settings: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(
+    detector: Detector, settings: TrainSettings, *, projectors: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Build the optimiser of a stage; frozen parameters are left out.
 
     Args:
         detector: The student.
         settings: Optimiser, rates, decay.
+        projectors: Parameters trained beside the student, as those of its neck and head.
 
     Returns:
         An optimiser whose groups carry `lr_factor`; `set_learning_rate` uses it.
     """
     in_backbone = {id(parameter) for parameter in detector.backbone_parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in detector.parameters():
+    for parameter in (*detector.parameters(), *projectors):
         if parameter.requires_grad:
             # Norm scales and biases have one axis; decaying them only shrinks the signal.
             key = (id(parameter) in in_backbone, parameter.ndim > 1)

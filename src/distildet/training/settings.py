@@ -1,11 +1,37 @@
 """Settings of one training stage, as the loop needs them."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 OptimizerName = Literal["adamw", "sgd"]
 Decay = Literal["cosine", "constant"]
+TermDecay = Literal["none", "linear", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermSettings:
+    """One distillation loss of a stage.
+
+    Args:
+        loss: Registered name.
+        weight: Factor of the loss, at least 0; "auto" finds it in the first steps. With 0 there
+            is no term.
+        share: With "auto": the weighted term as a multiple of the detector's own loss.
+        start: Share of the stage after which the term begins.
+        stop: Share of the stage at which it ends.
+        decay: Course of the factor from `start` (1) to `stop` (0), or "none".
+        options: Of the loss, typed.
+    """
+
+    loss: str
+    weight: float | Literal["auto"] = 1.0
+    share: float = 1.0
+    start: float = 0.0
+    stop: float = 1.0
+    decay: TermDecay = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +55,7 @@ class TrainSettings:
         batch_norm: "frozen" keeps BatchNorm in eval mode.
         evaluations: How often the student is evaluated, evenly spread, the last at the end.
         checkpoint_every: Steps between checkpoints.
+        terms: Distillation losses beside the detector's own.
     """
 
     seed: int
@@ -47,6 +74,7 @@ class TrainSettings:
     batch_norm: Literal["train", "frozen"] = "train"
     evaluations: int = 4
     checkpoint_every: int = 200
+    terms: tuple[TermSettings, ...] = ()
 
     def evaluation_steps(self) -> frozenset[int]:
         """Return the numbers of finished steps after which the student is evaluated."""
@@ -56,7 +84,9 @@ class TrainSettings:
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return asdict(self)
+        # Options may hold tuples and paths; what is compared later has been through JSON.
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return settings
 
     def changes_from(self, old: Mapping[str, Any]) -> list[str]:
         """Return one line for each setting that differs from what `as_json` once returned."""

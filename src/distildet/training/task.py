@@ -1,13 +1,15 @@
 """The task: what a training step computes from a batch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
-from distildet.structures import LOSSES, ImageBatch, Targets
+from distildet.errors import ConfigError
+from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets
+from distildet.training.terms import Term, TermValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +17,52 @@ class StepLosses:
     """Result of one forward pass of a task.
 
     Args:
-        total: Scalar to minimise, with gradient.
-        parts: Named float32 scalars that it is the sum of.
+        total: Scalar to minimise, with gradient: the sum of the detector's own losses and of each
+            term times its factor.
+        parts: Named float32 scalars: losses of the detector, unweighted parts of the terms.
+        factors: Factor of each term, without gradient, such as "feature-imitation.factor".
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Task(nn.Module):
     """Student and everything trained with it; all state of a stage lives in here.
 
+    The teacher is no submodule: it has no state of the stage, so it is neither in the state dict
+    nor moved, counted or put in training mode with the task.
+
     Args:
         student: The detector that learns.
+        teacher: The detector that the terms compare it with; it is frozen, in eval mode.
+        terms: Distillation losses; those with weight 0 are left out.
+
+    Raises:
+        ConfigError: There are terms but no teacher.
     """
 
-    def __init__(self, student: Detector) -> None:
+    def __init__(
+        self, student: Detector, teacher: Detector | None = None, terms: Iterable[Term] = ()
+    ) -> None:
         super().__init__()
         self.student = student
+        self.terms = nn.ModuleList(term for term in terms if term.settings.weight != 0)
+        if teacher is None and len(self.terms) > 0:
+            raise ConfigError(
+                "distill: a distillation loss compares the student with a teacher, and there is "
+                "none. Give a teacher, or remove `distill`."
+            )
+        # In a tuple, because nn.Module registers every module that is assigned to it.
+        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)  # noqa: FBT003 - torch's signature
+        self.progress = 0.0
+        """Finished share of the stage, 0..1, as the loop says."""
+
+    @property
+    def teacher(self) -> Detector | None:
+        """The frozen teacher, if there is one."""
+        return self._teacher[0] if self._teacher else None
 
     def forward(self, batch: ImageBatch, targets: Sequence[Targets]) -> StepLosses:
         """Return the losses of a batch.
@@ -41,9 +71,33 @@ class Task(nn.Module):
             batch: Images, on the student's device.
             targets: One an image, batch frame.
         """
-        losses = self.student(batch, targets, want={LOSSES}).losses
-        total = sum(losses.values(), start=batch.pixels.new_zeros(()))
-        return StepLosses(total=total, parts=losses)
+        terms = self._active_terms()
+        wanted = frozenset({LOSSES}).union(*(term.loss.needs.student for term in terms))
+        # The student comes first: a teacher may be given what the student produced.
+        output: DetectorOutput = self.student(batch, targets, want=wanted)
+        total = sum(output.losses.values(), start=batch.pixels.new_zeros(()))
+        parts, factors = dict(output.losses), {}
+        guide = self._guide(batch, terms)
+        for term in terms:
+            value: TermValue = term(output, guide, batch, targets, progress=self.progress)
+            total = total + value.weighted
+            parts |= value.parts
+            factors[f"{term.name}.factor"] = value.factor
+        return StepLosses(total=total, parts=parts, factors=factors)
+
+    def _active_terms(self) -> list[Term]:
+        return [
+            term for term in self.terms if isinstance(term, Term) and term.course(self.progress) > 0
+        ]
+
+    @torch.no_grad()
+    def _guide(self, batch: ImageBatch, terms: Sequence[Term]) -> DetectorOutput:
+        """Return what the terms need of the teacher, from one pass."""
+        needed = frozenset[str]().union(*(term.loss.needs.teacher for term in terms))
+        if self.teacher is None or not needed:
+            return DetectorOutput()
+        output: DetectorOutput = self.teacher(batch, want=needed)
+        return output
 
 
 def split_batch(
@@ -90,13 +144,14 @@ def backward(
         device: Where the task is.
 
     Returns:
-        The named losses, means over the images, without gradient.
+        The named losses and factors, and "loss", the total; means over the images, without
+        gradient.
     """
     means: dict[str, Tensor] = {}
     for piece, piece_targets in split_batch(batch, targets, parts):
         losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
         share = len(piece) / len(batch)
         (losses.total * share).backward()  # type: ignore[no-untyped-call] # torch has no type
-        for name, value in losses.parts.items():
+        for name, value in {**losses.parts, **losses.factors, "loss": losses.total}.items():
             means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
     return means

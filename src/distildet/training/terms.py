@@ -1,0 +1,156 @@
+"""Terms of the training loss: a distillation loss with its weight and its course."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distildet.losses.base import DistillationLoss
+from distildet.structures import DetectorOutput, ImageBatch, Targets
+from distildet.training.settings import TermSettings
+
+LEAST_WEIGHT, LARGEST_WEIGHT = 1e-3, 1e3
+# Calibration ends after a tenth of the stage, at the latest after so many batches.
+MOST_CALIBRATION_BATCHES = 50
+
+
+class AutoWeight(nn.Module):
+    """A weight that gives a term its share of the detector's own loss, then stays as it is.
+
+    During calibration it is share * (sum of detector losses) / (sum of values of the term), within
+    1e-3..1e3. Everything it knows are buffers, so it is in the checkpoint.
+
+    Args:
+        share: What the weighted term shall be, as a multiple of the detector's loss; > 0.
+        batches: Length of the calibration in forward passes of the training, at least 1.
+    """
+
+    value: Tensor
+    detector_sum: Tensor
+    term_sum: Tensor
+    seen: Tensor
+
+    def __init__(self, share: float, batches: int) -> None:
+        super().__init__()
+        self.share = share
+        self.batches = batches
+        for name in ("value", "detector_sum", "term_sum"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(self, detector_loss: Tensor, term: Tensor) -> Tensor:
+        """Return the weight for a batch, after learning from it if calibration still goes on.
+
+        Args:
+            detector_loss: Of this batch, a scalar.
+            term: Value of the term for this batch, unweighted, a scalar.
+        """
+        if self.training and int(self.seen) < self.batches:
+            self.seen += 1
+            self.detector_sum += detector_loss.float()
+            self.term_sum += term.float()
+            # The term may be 0; the bounds then decide.
+            least = torch.finfo(torch.float32).tiny
+            ratio = self.share * self.detector_sum / self.term_sum.clamp(min=least)
+            self.value.copy_(ratio.clamp(LEAST_WEIGHT, LARGEST_WEIGHT))
+        # A copy: the next micro-batch changes the buffer in place.
+        return self.value.clone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermValue:
+    """What a term gives for a batch.
+
+    Args:
+        parts: Named values, unweighted float32 scalars.
+        factor: Weight times course, a scalar without gradient.
+        weighted: factor * sum of the parts, with gradient.
+    """
+
+    parts: dict[str, Tensor]
+    factor: Tensor
+    weighted: Tensor
+
+
+class Term(nn.Module):
+    """A distillation loss with its weight and its course over a stage.
+
+    Args:
+        name: By which its parts are told, such as "feature-imitation".
+        loss: With its projectors.
+        settings: Weight, share and course.
+        steps: Of the stage.
+    """
+
+    def __init__(
+        self, name: str, loss: DistillationLoss, settings: TermSettings, *, steps: int
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.loss = loss
+        self.settings = settings
+        self.auto_weight = (
+            AutoWeight(settings.share, max(1, min(MOST_CALIBRATION_BATCHES, steps // 10)))
+            if settings.weight == "auto"
+            else None
+        )
+
+    def course(self, progress: float) -> float:
+        """Return the factor 0..1 of a moment; 0 outside start..stop.
+
+        Args:
+            progress: Finished share of the stage, 0..1.
+        """
+        start, stop = self.settings.start, self.settings.stop
+        if not start <= progress < stop:
+            return 0.0
+        passed = (progress - start) / (stop - start)
+        return {
+            "none": 1.0,
+            "linear": 1 - passed,
+            "cosine": 0.5 * (1 + math.cos(math.pi * passed)),
+        }[self.settings.decay]
+
+    def forward(
+        self,
+        student: DetectorOutput,
+        teacher: DetectorOutput,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+        *,
+        progress: float,
+    ) -> TermValue:
+        """Compare the outputs of a batch, and weigh the result.
+
+        Args:
+            student: With its losses and the parts that the loss needs.
+            teacher: With the parts that the loss needs.
+            batch: The images.
+            targets: One an image, batch frame.
+            progress: Finished share of the stage, 0..1.
+        """
+        parts = self.loss(student, teacher, batch, targets)
+        value = torch.stack(list(parts.values())).sum()
+        if self.auto_weight is None:
+            weight = value.new_tensor(self.settings.weight)
+        else:
+            own = torch.stack([loss.detach() for loss in student.losses.values()]).sum()
+            weight = self.auto_weight(own, value.detach())
+        factor = weight * self.course(progress)
+        return TermValue(
+            parts={f"{self.name}.{part}": one for part, one in parts.items()},
+            factor=factor,
+            weighted=factor * value,
+        )
+
+
+def term_names(losses: Sequence[str]) -> list[str]:
+    """Return names that differ: a loss that comes again gets a number, such as "adaptive-2"."""
+    counts = [losses[: index + 1].count(loss) for index, loss in enumerate(losses)]
+    return [
+        loss if count == 1 else f"{loss}-{count}"
+        for loss, count in zip(losses, counts, strict=True)
+    ]
