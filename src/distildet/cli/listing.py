@@ -1,38 +1,54 @@
 """`distildet list`: what exists."""
 
 import json
+from typing import TYPE_CHECKING, Any
 
 from distildet.cli.console import print_line
 from distildet.cli.options import JsonOption
 
+if TYPE_CHECKING:
+    from distildet.registry import Registry
+
 
 def list_names(*, as_json: JsonOption = False) -> None:
-    """List detector families with their options, and presets.
+    """List detector families and distillation losses with their options, and presets.
 
     Example: distildet list
     """
-    import inspect
-
     import distildet.detectors.bundle  # noqa: F401 - registers every family
     from distildet.detectors.base import DETECTORS
+    from distildet.losses.base import LOSSES
     from distildet.recipes.load import preset_names
 
-    detectors = {
-        name: {
-            option: "needed" if default is inspect.Parameter.empty else repr(default)
-            for option, default in DETECTORS.options(name).items()
-        }
-        for name in DETECTORS.names()
-    }
+    detectors, losses = _options(DETECTORS), _options(LOSSES)
     presets = list(preset_names())
     if as_json:
-        print_line(json.dumps({"detectors": detectors, "presets": presets}, indent=1))
+        listed = {"detectors": detectors, "losses": losses, "presets": presets}
+        print_line(json.dumps(listed, indent=1))
         return
-    print_line("Detector families and their options:")
-    for name, options in detectors.items():
-        print_line(f"  {name}")
-        for option, default in options.items():
-            print_line(f"    {option} = {default}")
+    _print_options("Detector families and their options:", detectors)
+    _print_options("Distillation losses and their options:", losses)
     print_line("Presets:")
     for name in presets:
         print_line(f"  {name}")
+
+
+def _options(registry: "Registry[Any]") -> dict[str, dict[str, str]]:
+    """Return name -> option -> default, as it reads in Python."""
+    import inspect
+
+    return {
+        name: {
+            option: "needed" if default is inspect.Parameter.empty else repr(default)
+            for option, default in registry.options(name).items()
+        }
+        for name in registry.names()
+    }
+
+
+def _print_options(title: str, listed: dict[str, dict[str, str]]) -> None:
+    print_line(title)
+    for name, options in listed.items():
+        print_line(f"  {name}")
+        for option, default in options.items():
+            print_line(f"    {option} = {default}")

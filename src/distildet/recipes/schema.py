@@ -112,14 +112,14 @@ class Recipe(Section):
 
 
 def without_teachers(stages: Iterable[LabelStage | TrainStage]) -> tuple[TrainStage, ...]:
-    """Return the stages of the baseline: the same training on human targets alone.
+    """Return the stages of the baseline: the same training on human targets, no distillation.
 
     Args:
         stages: The stages of the student. Label stages are left out; a train stage keeps batch
             size, length and schedule, and draws all its images from the labeled stream. Where the
             length is in epochs, count the steps with the student's stage: the streams differ.
     """
-    update = {"images": {"labeled": 1.0}, "targets": {"labeled": "human"}}
+    update = {"images": {"labeled": 1.0}, "targets": {"labeled": "human"}, "distill": ()}
     return tuple(
         stage.model_copy(update=update) for stage in stages if isinstance(stage, TrainStage)
     )

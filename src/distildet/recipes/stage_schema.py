@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from distildet.recipes.distill_schema import DistillConfig
 from distildet.recipes.streams import Stream, TargetKind, share_out
 from distildet.recipes.values import (
     Init,
@@ -160,6 +161,11 @@ class TrainStage(Section):
     targets: dict[Stream, TargetKind] = Field(
         default={},
         description="For each stream human or pseudo; by default human for labeled, else pseudo.",
+    )
+    distill: tuple[DistillConfig, ...] = Field(
+        default=(),
+        description="Distillation losses beside the detector's own, each a mapping with loss, "
+        "weight, schedule and options of the loss.",
     )
     init: Init = Field(
         default="previous",

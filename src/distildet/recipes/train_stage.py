@@ -1,5 +1,6 @@
 """The train stage: streams of images with their targets train the student."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from distildet.evaluation.coco_metrics import evaluate_detections
 from distildet.evaluation.detect_dataset import detect_dataset
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.label_stage import STORE, read_thresholds
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT, is_done, write_done
@@ -40,7 +42,8 @@ def run_train_stage(
 ) -> None:
     """Train the student through one stage.
 
-    Consumes the previous stage's bundle and the label stage's store. Produces `student/` (bundle
+    Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
+    distills. Produces `student/` (bundle
     with averaged weights), `checkpoints/`, `metrics.jsonl`. A rerun goes on from the newest
     checkpoint that verifies.
 
@@ -59,11 +62,11 @@ def run_train_stage(
         (_stream(context, stage, name, labels, seed), count)
         for name, count in stage.counts().items()
     ]
-    student = initial_student(context, stage, seed, previous)
+    settings = _settings(stage, seed, folder.name, steps)
     work = context.work(folder)
     trainer = Trainer(
-        Task(student),
-        _settings(stage, seed, folder.name, steps),
+        _task(context, initial_student(context, stage, seed, previous), settings),
+        settings,
         folder,
         batches=lambda start, stop: training_batches(
             streams,
@@ -94,6 +97,15 @@ def run_train_stage(
             "images_seen": {stream.name: count * steps for stream, count in streams},
         },
     )
+
+
+def _task(context: RunContext, student: Detector, settings: TrainSettings) -> Task:
+    if not settings.terms:
+        return Task(student)
+    # A copy: a stage that is done already when a run goes on would not have moved the original to
+    # this device and memory layout, and later stages would round in another way.
+    teacher = copy.deepcopy(context.teachers[0].detector)
+    return Task(student, teacher, build_terms(settings, student.spec, teacher.spec))
 
 
 def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, float | None]:
@@ -189,4 +201,5 @@ def _settings(stage: TrainStage, seed: int, name: str, steps: int) -> TrainSetti
         batch_norm=stage.batch_norm,
         evaluations=stage.evaluations,
         checkpoint_every=stage.checkpoint_every,
+        terms=tuple(term_settings(entry) for entry in stage.distill),
     )
