@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 from torchvision import models
 
 from distildet.detectors.probing import check_maps, not_a_pyramid, without_unused
+from distildet.detectors.timm_features import not_loaded, timm_features, timm_features_of_file
+from distildet.detectors.weights_file import read_weights
 from distildet.errors import ConfigError, WeightsError, nearest_names
 
 Colour = tuple[float, float, float]
@@ -21,6 +22,10 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 # Torchvision's weights of these two were trained on pixels of -1..1.
 _TRAINED_ON_HALVES = {"googlenet", "inception_v3"}
+# TensorFlow's EfficientNet-Lite was trained on (pixel - 127) / 128; timm's configuration rounds.
+_LITE = "tf_efficientnet_lite"
+_LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+_LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 # Children of torchvision classifiers that come after the feature pyramid.
 _CLASSIFIER_CHILDREN = {
     "avgpool", "classifier", "fc", "dropout", "flatten", "head", "norm", "permute", "aux1", "aux2",
@@ -130,14 +135,17 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
         raise ConfigError(
             f"Unknown timm backbone {name!r}. {nearest_names(name, tagged)}"
         ) from error
-    probe = _timm_features(name, pretrained=False)
+    probe = timm_features(name, pretrained=False)
     strides, channels = probe.feature_info.reduction(), probe.feature_info.channels()
     if str(getattr(probe, "output_fmt", None)).endswith("NHWC"):
         raise not_a_pyramid(name, "its maps are channels-last (NHWC)")
     if len(set(strides)) < len(strides):
         raise not_a_pyramid(name, f"its maps all have strides {sorted(set(strides))}")
     indices = [_index_of_stride(name, level, strides) for level in levels]
-    body = _timm_features(name, pretrained=pretrained, out_indices=indices)
+    if isinstance(pretrained, Path):
+        body = timm_features_of_file(name, pretrained, indices)
+    else:
+        body = timm_features(name, pretrained=pretrained, out_indices=indices)
     check_maps(
         name,
         body.eval(),
@@ -147,24 +155,9 @@ def _timm_backbone(name: str, levels: Sequence[str], *, pretrained: bool | Path)
     if indices[-1] < len(strides) - 1:
         body = without_unused(body)
     mean, std = cast(Colour, config.mean), cast(Colour, config.std)
+    if name.startswith(_LITE):
+        mean, std = _LITE_MEAN, _LITE_STD
     return Backbone(body, levels, [channels[i] for i in indices], mean, std)
-
-
-def _timm_features(name: str, *, pretrained: bool | Path, **options: Any) -> Any:
-    if isinstance(pretrained, Path):
-        _check_file(pretrained)
-    try:
-        if isinstance(pretrained, Path):
-            # Read here, so that no version of timm runs code from the file.
-            state = load_state_dict(str(pretrained), weights_only=True)
-            options["pretrained_cfg_overlay"] = {"state_dict": state, "custom_load": False}
-        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
-    except Exception as error:
-        # timm raises whatever its model functions raise: for weights a failed download or a
-        # mismatch, otherwise the lack of a feature interface.
-        if pretrained:
-            raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
-        raise not_a_pyramid(name, str(error)) from error
 
 
 def _index_of_stride(name: str, level: str, strides: Sequence[int]) -> int:
@@ -190,7 +183,7 @@ def _torchvision_backbone(name: str, levels: Sequence[str], *, pretrained: bool 
         try:
             model = models.get_model(name, weights="DEFAULT")
         except (OSError, RuntimeError) as error:  # no network, or a damaged download
-            raise WeightsError(_weights_message(name, error, pretrained=pretrained)) from error
+            raise not_loaded(name, error, pretrained=pretrained) from error
     blocks = _blocks_in_order(model)
     stages = _stages(name, blocks)
     indices = [_index_of_stride(name, level, list(stages)) for level in levels]
@@ -246,12 +239,11 @@ def _is_pointwise(block: nn.Module) -> bool:
 
 
 def _load_into(model: nn.Module, name: str, path: Path) -> None:
-    _check_file(path)
+    state = read_weights(path).tensors
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except Exception as error:
-        raise WeightsError(_weights_message(name, error, pretrained=path)) from error
+        raise not_loaded(name, error, pretrained=path) from error
     wrong = [key for key in missing if key.split(".")[0] not in _CLASSIFIER_CHILDREN]
     if wrong or len(unexpected) > len(missing):
         raise WeightsError(
@@ -261,18 +253,5 @@ def _load_into(model: nn.Module, name: str, path: Path) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file of weights. Give the path of an existing file.")
-
-
 def _near(name: str, names: Sequence[str]) -> str:
     return nearest_names(name, names).rpartition(".")[2].strip() or "Nothing is similar."
-
-
-def _weights_message(name: str, error: Exception, *, pretrained: bool | Path) -> str:
-    source = f"file {pretrained}" if isinstance(pretrained, Path) else "its library's download"
-    return (
-        f"Backbone {name!r}: weights from {source} could not be loaded ({error}). "
-        "Give `pretrained` the path of a file of this network's weights, or false for none."
-    )

@@ -193,23 +193,86 @@ def test_weights_of_another_network_are_refused(name, tmp_path):
 def test_a_file_that_holds_no_weights_is_refused(name, content, tmp_path):
     (tmp_path / "weights.pth").write_bytes(content)
 
-    with pytest.raises(WeightsError, match=r"weights from file .*weights\.pth could not be loaded"):
+    with pytest.raises(WeightsError, match=r"weights\.pth: not a file of weights"):
         build_backbone(name, levels=LEVELS, pretrained=tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "torchvision/mobilenet_v2"])
-@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o, 2))])
 def test_code_in_a_file_of_weights_is_refused_and_not_run(name, save, tmp_path):
     save({"w": WritesAFile()}, tmp_path / "weights.pth")
 
-    with pytest.raises(WeightsError, match="could not be loaded"):
+    with pytest.raises(WeightsError, match=r"weights\.pth: contains code"):
         build_backbone(name, levels=LEVELS, pretrained=tmp_path / "weights.pth")
 
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_download_that_fails_names_the_backbone_and_the_way_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["torchvision/mobilenet_v2", "test_efficientnet"])
+def test_a_download_that_fails_names_the_backbone_and_the_way_out(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # Read from the environment at import; online, a failed download is tried again for a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    bare = name.removeprefix("torchvision/")
 
-    with pytest.raises(WeightsError, match=r"'mobilenet_v2'.*Give `pretrained` the path"):
-        build_backbone("torchvision/mobilenet_v2", levels=LEVELS, pretrained=True)
+    with pytest.raises(WeightsError, match=rf"(?s)'{bare}'.*download.*Give `pretrained` the path"):
+        build_backbone(name, levels=LEVELS, pretrained=True)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_torchvision_weights_are_read_from_both_formats(suffix, tmp_path):
+    state = models.mobilenet_v2(weights=None).state_dict()
+    file = tmp_path / f"weights.{suffix}"
+    {"safetensors": save_file, "pth": torch.save}[suffix](state, file)
+
+    backbone = build_backbone("torchvision/mobilenet_v2", levels=("C3",), pretrained=file)
+
+    found = backbone.state_dict()["body.0.0.weight"]
+    assert torch.equal(found, state["features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [
+        ("blocks.1.0.bn2.running_var", r"1 tensors .*'blocks\.1\.0\.bn2\.running_var'"),
+        ("conv_stem.weight", r"1 tensors .*'conv_stem\.weight'"),
+        ("", r"68 tensors"),
+    ],
+)
+def test_weights_that_would_be_left_at_random_are_named(left_out, missing, tmp_path):
+    state = timm.create_model("test_efficientnet").state_dict()
+    kept = {n: t for n, t in state.items() if left_out not in n} or {"other": torch.zeros(1)}
+    torch.save(kept, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=rf"weights\.pth could not be loaded \({missing}"):
+        build_backbone("test_efficientnet", levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+
+def test_weights_of_a_whole_classifier_load_without_a_warning(tmp_path, caplog):
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+
+    build_backbone("test_efficientnet", levels=("C3",), pretrained=tmp_path / "weights.pth")
+
+    assert caplog.records == []
+
+
+def test_reading_weights_takes_no_random_numbers_more_than_building(tmp_path):
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+    torch.manual_seed(0)
+    build_backbone("test_efficientnet", levels=("C3",))
+    expected = torch.rand(1)
+
+    torch.manual_seed(0)
+    build_backbone("test_efficientnet", levels=("C3",), pretrained=tmp_path / "weights.pth")
+
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "timm/tf_efficientnet_lite1.in1k"])
+def test_efficientnet_lite_sees_pixels_as_it_was_trained(name):
+    backbone = build_backbone(name, levels=("C3",))
+
+    # (x - 127) / 128 of bytes.
+    assert backbone.mean == pytest.approx([127 / 255] * 3)
+    assert backbone.std == pytest.approx([128 / 255] * 3)
