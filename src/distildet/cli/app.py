@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distildet.cli.console import print_error, print_line
+from distildet.cli.convert import convert
 from distildet.cli.demo import demo
 from distildet.cli.evaluate import evaluate
 from distildet.cli.label import label
@@ -56,7 +57,7 @@ def _options(
         os.environ["DISTILDET_DEBUG"] = "1"
 
 
-for command in (demo, run, label, predict, evaluate):
+for command in (demo, run, label, convert, predict, evaluate):
     app.command()(command)
 app.command("list")(list_names)
 

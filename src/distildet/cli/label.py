@@ -1,39 +1,65 @@
 """`distildet label`: a teacher's boxes for a folder of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distildet.cli.console import Console, print_line
+from distildet.cli.export_options import (
+    IMAGE_PREFIX,
+    ExportFormat,
+    ImagePrefixOption,
+    print_written,
+)
 from distildet.cli.options import BatchSizeOption, DeviceOption, ListOption, WorkersOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distildet.classes import ClassList
+    from distildet.data.image_record import ImageRecord
+    from distildet.data.write_label_studio import LabelStudioOptions
 
 
 def label(
     teacher: Annotated[Path, typer.Argument(help="A detector bundle.")],
     images: Annotated[Path, typer.Argument(help="Folder of the images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the store and labels.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for the store and the exports.")],
     listed: ListOption = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score from which a box is exported.")
     ] = 0.4,
+    export: Annotated[
+        list[ExportFormat] | None,
+        typer.Option(help="Format to write, coco if none; may be given several times."),
+    ] = None,
+    image_prefix: ImagePrefixOption = IMAGE_PREFIX,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
 ) -> None:
-    """Label images with a teacher: a resumable store, and a COCO json with scores.
+    """Label images with a teacher: a resumable store, and its boxes in formats of other tools.
 
-    Example: distildet label runs/teacher/student photos --out labels
+    COCO becomes labels.json with scores; other formats become a folder of their name.
+
+    Example: distildet label runs/teacher/student photos --out labels --export yolo
     """
     from distildet.data.folder import read_folder
-    from distildet.pseudolabels.export_coco import write_coco
-    from distildet.recipes.label_stage import STORE, label_with
+    from distildet.data.owned_folder import refuse_others
+    from distildet.data.write_label_studio import LabelStudioOptions
+    from distildet.pseudolabels.export import stored_records
+    from distildet.recipes.label_stage import STORE, label_with, read_labels
     from distildet.recipes.run_context import Teacher
     from distildet.recipes.run_folder import locked, refuse_foreign
     from distildet.recipes.runner import choose_device
     from distildet.training.interruption import interruptible
 
     refuse_foreign(out, begun_with=STORE)
+    formats = list(dict.fromkeys(export or [ExportFormat.COCO]))
+    for name in formats:
+        if name != ExportFormat.COCO:
+            refuse_others(out / name)
     samples = read_folder(images, listed=listed).samples
     loaded = Teacher(teacher)
     classes = loaded.detector.spec.classes
@@ -52,14 +78,38 @@ def label(
                 progress=console,
                 work="images",
             )
-            stored = store.read()
-            write_coco(
-                out / "labels.json", stored, classes, thresholds=dict.fromkeys(classes, threshold)
+            records = stored_records(
+                read_labels(store, samples), classes, thresholds=dict.fromkeys(classes, threshold)
             )
+            options = LabelStudioOptions(
+                image_prefix=image_prefix,
+                model_version=f"{teacher.resolve().name}-{loaded.fingerprint[:12]}",
+            )
+            written = [_export(name, out, records, classes, options) for name in formats]
     finally:
         console.close()
-    counts = [len(entry.detections.above(threshold)) for entry in stored.values()]
     print_line(
-        f"{sum(counts)} boxes (score {threshold} and above) on {sum(map(bool, counts))} of "
-        f"{len(counts)} images: {out / 'labels.json'}"
+        f"{sum(map(len, records))} boxes (score {threshold} and above) on "
+        f"{sum(map(bool, records))} of {len(records)} images"
     )
+    for name, (place, left_out) in zip(formats, written, strict=True):
+        print_written(name, place, left_out)
+
+
+def _export(
+    name: ExportFormat,
+    out: Path,
+    records: "Sequence[ImageRecord]",
+    classes: "ClassList",
+    options: "LabelStudioOptions",
+) -> tuple[Path, tuple[str, ...]]:
+    """Write one format; return where it is, and lines that tell of what it does not hold."""
+    from distildet import artefacts
+    from distildet.data.write_coco import COCO_FILE, coco_document
+    from distildet.data.written import write_annotations
+
+    if name == ExportFormat.COCO:
+        # Beside the store, in a folder that is distildet's already.
+        artefacts.write_bytes(out / COCO_FILE, coco_document(records, classes))
+        return out / COCO_FILE, ()
+    return out / name, write_annotations(name, out / name, records, classes, label_studio=options)
