@@ -3,6 +3,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from distildet.classes import ClassList
 from distildet.detectors.bundle import (
@@ -11,7 +13,7 @@ from distildet.detectors.bundle import (
     load_detector,
     save_detector,
 )
-from distildet.errors import ConfigError, WeightsError
+from distildet.errors import ClassMapError, ConfigError, WeightsError
 
 
 @pytest.fixture
@@ -29,6 +31,14 @@ def change_config(bundle):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     return change
+
+
+@pytest.fixture
+def stock_file(tmp_path):
+    """Weights of a stock RetinaNet with three columns."""
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    torch.save(detection.RetinaNet(backbone, 3).state_dict(), tmp_path / "stock.pth")
+    return tmp_path / "stock.pth"
 
 
 def change_weights(bundle, change):
@@ -187,3 +197,76 @@ def test_an_unknown_family_or_option_is_answered_with_the_nearest():
         ConfigError, match=r"(?s)'neck_chanels'.*mean 'neck_channels'.*'depth'.*head_depth"
     ):
         build_detector("retinanet", classes=classes, neck_chanels=8, depth=1)
+
+
+@pytest.mark.parametrize("classes", [["a", "b", "c"], ("a", "b", "c"), ClassList(("a", "b", "c"))])
+def test_a_file_of_stock_weights_is_loaded_with_its_options(stock_file, classes):
+    detector = load_detector(str(stock_file), classes=classes, image_size=320)
+
+    assert detector.spec.family == "retinanet"
+    assert detector.spec.classes == ClassList(("a", "b", "c"))
+    assert detector.spec.image_size == 320
+    assert not detector.training
+
+
+@pytest.mark.parametrize("name", ["stock.PTH", "stock.pt"])
+def test_stock_weights_are_known_by_the_end_of_their_name(stock_file, name):
+    file = stock_file.rename(stock_file.with_name(name))
+
+    assert len(load_detector(file, classes=["a", "b"]).spec.classes) == 2
+
+
+def test_a_bundle_may_have_the_name_of_a_file(tiny, tmp_path):
+    save_detector(tiny, tmp_path / "student.pth")
+
+    assert load_detector(tmp_path / "student.pth").spec == tiny.spec
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"classes": ["car", "no"]}, "classes cannot"),
+        ({"image_size": 64}, "image_size cannot"),
+        ({"classes": ["a"], "batch_norm_eps": 0.0}, "classes and batch_norm_eps cannot"),
+    ],
+)
+def test_options_of_files_are_refused_for_a_bundle(bundle, options, named):
+    with pytest.raises(ConfigError, match=rf"student: {named} be given for a bundle.*\.pth"):
+        load_detector(bundle, **options)
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "message"),
+    [
+        ("abc", ConfigError, r"stock\.pth: `classes` is the text 'abc'.*list of names"),
+        (["a", "b", "a"], ClassMapError, "'a' occurs 2 times"),
+    ],
+)
+def test_classes_that_are_no_list_of_names_are_refused(stock_file, classes, error, message):
+    with pytest.raises(error, match=message):
+        load_detector(stock_file, classes=classes)
+
+
+@pytest.mark.parametrize("read", [load_detector, bundle_fingerprint])
+def test_a_missing_file_of_stock_weights_is_named(tmp_path, read):
+    with pytest.raises(WeightsError, match=r"none\.pth: no such file of weights"):
+        read(tmp_path / "none.pth")
+
+
+def test_the_fingerprint_of_stock_weights_follows_file_and_options(stock_file):
+    plain = bundle_fingerprint(stock_file)
+    named = bundle_fingerprint(stock_file, classes=["a", "b", "c"])
+    as_list = bundle_fingerprint(stock_file, classes=ClassList(("a", "b", "c")))
+    others = [
+        bundle_fingerprint(stock_file, classes=["a", "b", "d"]),
+        bundle_fingerprint(stock_file, image_size=320),
+    ]
+    torch.save({"other": torch.zeros(1)}, stock_file)
+
+    assert named == as_list
+    assert len({plain, named, *others, bundle_fingerprint(stock_file)}) == 5
+
+
+def test_the_fingerprint_of_a_bundle_takes_no_options(bundle):
+    with pytest.raises(ConfigError, match="image_size cannot be given for a bundle"):
+        bundle_fingerprint(bundle, image_size=320)
