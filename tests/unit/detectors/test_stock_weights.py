@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.models._meta import _COCO_CATEGORIES
 from torchvision.models.detection._utils import overwrite_eps
-from torchvision.models.detection.backbone_utils import BackboneWithFPN, resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RPNHead
@@ -24,19 +24,26 @@ from distildet.detectors.stock_weights import load_stock_detector
 from distildet.errors import ConfigError, WeightsError
 from distildet.structures import DETECTIONS, ImageBatch
 
+CHANNELS = 64
 NAMES = ClassList(tuple("abcdef"))
 SIZES = [(40, 96), (64, 64)]
 COCO = {i: n for i, n in enumerate(_COCO_CATEGORIES) if n not in {"__background__", "N/A"}}
 
 
-def dense_backbone(body="resnet18", norm=FrozenBatchNorm2d, p6_from=256):
-    return resnet_fpn_backbone(
-        backbone_name=body,
-        weights=None,
-        norm_layer=norm,
-        returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(p6_from, 256),
+def small_backbone(first, norm=FrozenBatchNorm2d, extra=None):
+    """As resnet_fpn_backbone makes it, with fewer channels."""
+    stages = range(first, 5)
+    return BackboneWithFPN(
+        resnet18(norm_layer=norm),
+        {f"layer{stage}": str(i) for i, stage in enumerate(stages)},
+        [32 * 2**stage for stage in stages],
+        CHANNELS,
+        extra,
     )
+
+
+def dense_backbone(norm=FrozenBatchNorm2d, p6_from=CHANNELS):
+    return small_backbone(2, norm, LastLevelP6P7(p6_from, CHANNELS))
 
 
 def retinanet(num_columns, **backbone):
@@ -44,28 +51,23 @@ def retinanet(num_columns, **backbone):
 
 
 def retinanet_on_c2(num_columns):
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    return detection.RetinaNet(backbone, num_columns, _skip_resize=True)
+    return detection.RetinaNet(small_backbone(1), num_columns, _skip_resize=True)
 
 
 def retinanet_v2(num_columns):
-    head = RetinaNetHead(256, 9, num_columns, norm_layer=partial(nn.GroupNorm, 32))
-    backbone = dense_backbone(norm=nn.BatchNorm2d, p6_from=512)
+    head = RetinaNetHead(CHANNELS, 9, num_columns, norm_layer=partial(nn.GroupNorm, 32))
+    backbone = dense_backbone(nn.BatchNorm2d, p6_from=512)
     return detection.RetinaNet(backbone, num_columns, head=head, _skip_resize=True)
 
 
-def fcos(num_columns, **backbone):
-    return detection.FCOS(
-        dense_backbone(**backbone),
-        num_columns,
-        score_thresh=0.05,  # one floor for all families
-        _skip_resize=True,
-    )
+def fcos(num_columns):
+    backbone = dense_backbone()
+    # One floor for all families.
+    return detection.FCOS(backbone, num_columns, score_thresh=0.05, _skip_resize=True)
 
 
-def faster_rcnn(num_columns, body="resnet18", norm=FrozenBatchNorm2d):
-    backbone = resnet_fpn_backbone(backbone_name=body, weights=None, norm_layer=norm)
-    return detection.FasterRCNN(backbone, num_columns, _skip_resize=True)
+def faster_rcnn(num_columns):
+    return detection.FasterRCNN(small_backbone(1), num_columns, _skip_resize=True)
 
 
 def faster_rcnn_on_c3(num_columns):
@@ -74,21 +76,19 @@ def faster_rcnn_on_c3(num_columns):
 
 def faster_rcnn_v2(num_columns):
     stages = {f"layer{i + 1}": str(i) for i in range(4)}
-    backbone = BackboneWithFPN(
-        resnet18(), stages, [64, 128, 256, 512], 64, norm_layer=nn.BatchNorm2d
-    )
+    widths = [64, 128, 256, 512]
+    convs = [CHANNELS] * 4
     return detection.FasterRCNN(
-        backbone,
+        BackboneWithFPN(resnet18(), stages, widths, CHANNELS, norm_layer=nn.BatchNorm2d),
         num_columns,
-        rpn_head=RPNHead(64, 3, conv_depth=2),
-        box_head=FastRCNNConvFCHead((64, 7, 7), [64] * 4, [1024], norm_layer=nn.BatchNorm2d),
+        rpn_head=RPNHead(CHANNELS, 3, conv_depth=2),
+        box_head=FastRCNNConvFCHead((CHANNELS, 7, 7), convs, [1024], norm_layer=nn.BatchNorm2d),
         _skip_resize=True,
     )
 
 
 SMALL = {
     "retinanet": partial(retinanet, 6),
-    "retinanet, BatchNorm": partial(retinanet, 6, norm=nn.BatchNorm2d),
     "retinanet on C2": partial(retinanet_on_c2, 6),
     "retinanet v2": partial(retinanet_v2, 6),
     "fcos": partial(fcos, 6),
@@ -104,15 +104,17 @@ BUILDERS = {
     "faster_rcnn v2": partial(detection.fasterrcnn_resnet50_fpn_v2, _skip_resize=True),
 }
 # Large enough that scores differ, small enough that they do not all round to 1.
-SPREAD = {detection.RetinaNet: 0.6, detection.FCOS: 0.1, detection.FasterRCNN: 0.05}
+SPREAD = 0.05
 
 
 def spread(model, columns=None):
     """Make the scores of an untrained model differ; columns that are none of these score least."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
+        if "classification_head.conv" in name and parameter.dim() == 4:
+            nn.init.kaiming_normal_(parameter, generator=generator)  # else logits fade away
         if name.endswith(("cls_logits.weight", "cls_score.weight")) and "rpn" not in name:
-            parameter.data.normal_(std=SPREAD[type(model)], generator=generator)
+            parameter.data.normal_(std=SPREAD, generator=generator)
         if name.endswith(("bbox_reg.weight", "bbox_pred.weight", "bbox_ctrness.weight")):
             parameter.data.normal_(std=0.02, generator=generator)
         if name.endswith("classification_head.cls_logits.bias") and columns is not None:

@@ -1,0 +1,34 @@
+import pytest
+import torch
+from torchvision.models import detection
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from distildet.errors import WeightsError
+from distildet.recipes.run_context import Teacher
+
+
+@pytest.fixture
+def stock_file(tmp_path):
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    torch.save(detection.RetinaNet(backbone, 2).state_dict(), tmp_path / "teacher.pth")
+    return tmp_path / "teacher.pth"
+
+
+def test_a_teacher_of_stock_weights_has_the_given_classes_and_size(stock_file):
+    teacher = Teacher(stock_file, classes=("car", "bus"), image_size=320)
+
+    assert list(teacher.detector.spec.classes) == ["car", "bus"]
+    assert teacher.detector.spec.image_size == 320
+    assert teacher.detector is teacher.detector
+
+
+def test_the_fingerprint_of_a_teacher_tells_its_classes(stock_file):
+    first = Teacher(stock_file, classes=("car", "bus"))
+    second = Teacher(stock_file, classes=("bus", "car"))
+
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_teacher_that_is_not_there_is_named_before_it_is_loaded(tmp_path):
+    with pytest.raises(WeightsError, match=r"none\.pth: no such file of weights"):
+        Teacher(tmp_path / "none.pth")
