@@ -43,7 +43,7 @@ ANNOTATION_CASES = [
     Case(
         name="51 a box that is not a number",
         change=cases.content("train.json", b'{"images": [],\n"annotations": [{"bbox": [NaN]}]}'),
-        says=("train.json: the value NaN is not JSON", "replace or remove"),
+        says=("train.json: line 2: the value NaN is not JSON", "replace or remove"),
     ),
     Case(
         name="51 a box of three numbers",
@@ -160,7 +160,7 @@ ANNOTATION_CASES = [
             (61, "nested JSON", b"[" * 200_000, ("train.json: lists or objects are nested",)),
             (61, "JSON that is cut", b'{"images": [\n{"id"', ("train.json: line 2, column 6",)),
             (61, "Latin-1", b'{"a": "\xe9"}', ("train.json: byte 7 is not UTF-8", "Save")),
-            (62, "a double key", b'{"a": 1, "a": 2}', ("train.json: key 'a' occurs 2 times",)),
+            (62, "a double key", b'{"a": 1,\n"a": 2}', ("train.json: line 2: key 'a' occurs",)),
             (62, "a comma too many", b'{"images": [],\n}', ("train.json: line 2, column 1",)),
         ]
     ],

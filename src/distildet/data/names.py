@@ -60,6 +60,24 @@ def require_folder(path: Path) -> None:
         )
 
 
+def require_regular_file(path: Path, accepted: str) -> None:
+    """Make sure that a path which exists can be read to its end: nobody may ever write to a pipe.
+
+    Args:
+        path: Of a file that is about to be opened; where nothing is, opening it tells so.
+        accepted: What to give instead, as in "a text file".
+
+    Raises:
+        DataError: It is a folder, pipe, socket or device.
+        OSError: Nobody may look at it.
+    """
+    if path.exists() and not is_regular_file(path):
+        raise DataError(
+            f"{one_line(path)}: found a folder, pipe or device where a file is expected. "
+            f"Give {accepted}."
+        )
+
+
 def relative_name(path: Path, root: Path) -> str:
     """Return the sample id of an image: its path relative to a root, with "/".
 
@@ -86,13 +104,14 @@ def read_list(path: Path) -> tuple[str, ...]:
         DataError: The file cannot be read, is not UTF-8, has no name, or has a name that leaves
             the folder of images.
     """
+    accepted = "a text file with one file name a line"
     try:
+        require_regular_file(path, accepted)
         # Not splitlines: it also cuts at signs that names may have, such as U+2028.
         lines = path.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DataError(
-            f"{path}: the list of images cannot be read ({error.strerror}). "
-            "Give a text file with one file name a line."
+            f"{path}: the list of images cannot be read ({error.strerror}). Give {accepted}."
         ) from error
     names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not names:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from distildet.data.names import require_regular_file
 from distildet.errors import DataError
 
 SIZE_LIMIT_BYTES = 1_000_000
@@ -20,10 +21,11 @@ def read_yaml(path: Path) -> Any:
     A byte order mark is passed over.
 
     Raises:
-        DataError: The file cannot be read, is larger than `SIZE_LIMIT_BYTES`, is not UTF-8, or
-            `parse_yaml` refuses it.
+        DataError: It is no file or cannot be read, is larger than `SIZE_LIMIT_BYTES`, is not
+            UTF-8, or `parse_yaml` refuses it.
     """
     try:
+        require_regular_file(path, "the path of a YAML file")
         with path.open("rb") as file:
             content = file.read(SIZE_LIMIT_BYTES + 1)
     except OSError as error:

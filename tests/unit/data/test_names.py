@@ -1,5 +1,6 @@
 """Names of images: nothing outside the folder, ids with slashes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,19 @@ def test_faulty_lists_are_refused(tmp_path, content, message):
 
     with pytest.raises(DataError, match=rf"list\.txt: .*{message}"):
         read_list(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
+def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
+    make(tmp_path / "list.txt")
+
+    with pytest.raises(DataError, match=r"list\.txt: found a folder, pipe or device .* text file"):
+        read_list(tmp_path / "list.txt")
+
+
+def test_a_device_in_place_of_a_list_is_refused():
+    with pytest.raises(DataError, match=r"^/dev/zero: found a folder, pipe or device"):
+        read_list(Path("/dev/zero"))
 
 
 def test_a_missing_list_is_named(tmp_path):

@@ -1,6 +1,8 @@
 """YAML from outside: values are mappings, lists and texts, and what could be more is refused."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -36,10 +38,18 @@ def test_a_text_is_named_as_its_source_in_messages():
         parse_yaml("a: *x", "--set a")
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", ""])
+@pytest.mark.parametrize("name", ["missing.yaml", "x" * 300])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}: the file cannot be read \(.+\)\. Give the path"):
         read_yaml(tmp_path / name)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
+    make(tmp_path / "a.yaml")
+
+    with pytest.raises(DataError, match=r"a\.yaml: found a folder, pipe or device .* YAML file"):
+        read_yaml(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(
