@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -27,8 +28,9 @@ STUDENT = "student"
 BASELINE = "baseline"
 TEACHER = "teacher"
 DETECTIONS = "detections.json"
-# Settings that may differ when a run is continued: they do not change what a seed computes.
-CONTINUABLE = ("seeds", "data.workers")
+# Settings that may differ when a run is continued: they do not change what a seed computes. Those
+# of label stages decide whether bad images end the run, not what is made of the others.
+CONTINUABLE = re.compile(r"seeds|data\.workers|stages\[\d+\]\.(on_bad_image|max_bad_fraction)")
 SHOWN_DIFFERENCES = 5
 
 
@@ -136,7 +138,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    if path in CONTINUABLE or before == now:
+    if CONTINUABLE.fullmatch(path) or before == now:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +116,30 @@ def test_what_may_change_between_two_calls_is_no_difference(tmp_path, now):
     (tmp_path / "settings.json").write_text('{"seeds": [0], "data": {"workers": 1}}')
 
     check_same(tmp_path / "settings.json", now, "settings")
+
+
+STAGES = """
+{"stages": [{"stage": "label", "threshold": 0.5, "on_bad_image": "error", "max_bad_fraction": 0.1},
+            {"stage": "train", "steps": 3}]}
+"""
+
+
+@pytest.mark.parametrize("changed", [{"on_bad_image": "quarantine"}, {"max_bad_fraction": 1.0}])
+def test_what_is_done_with_bad_images_may_change_between_two_calls(tmp_path, changed):
+    (tmp_path / "settings.json").write_text(STAGES)
+    now = json.loads(STAGES)
+    now["stages"][0] |= changed
+
+    check_same(tmp_path / "settings.json", now, "settings")
+
+
+def test_other_settings_of_a_label_stage_may_not_change(tmp_path):
+    (tmp_path / "settings.json").write_text(STAGES)
+    now = json.loads(STAGES)
+    now["stages"][0]["threshold"] = 0.6
+
+    with pytest.raises(StageError, match=r"stages\[0\]\.threshold was 0\.5 and is 0\.6"):
+        check_same(tmp_path / "settings.json", now, "settings")
 
 
 def test_of_many_differences_the_first_five_are_shown(tmp_path):
