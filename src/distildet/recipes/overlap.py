@@ -26,14 +26,14 @@ def without_validation(unlabeled: Dataset, validation: Dataset) -> Dataset:
     lines = []
     if len(kept) < len(unlabeled):
         lines.append(
-            f"{len(unlabeled) - len(kept)} unlabeled images, since the metrics are measured on "
-            "them (data.validation)"
+            f"{len(unlabeled) - len(kept)} unlabeled images are left out, since the metrics are "
+            "measured on them (data.validation)"
         )
     copies = _copies(kept, validation)
     if copies:
         lines.append(
-            f"{len(copies)} unlabeled images, since images that the metrics are measured on "
-            f"(data.validation) have the same bytes: {_pairs(copies)}"
+            f"{len(copies)} unlabeled images are left out, since images that the metrics are "
+            f"measured on (data.validation) have the same bytes: {_pairs(copies)}"
         )
     samples = tuple(sample for sample in kept.samples if sample.id not in copies)
     return replace(kept, samples=samples, dropped=(*kept.dropped, *lines))
@@ -73,9 +73,9 @@ def refuse_measuring_on_training_images(
     if not copies:
         return []
     return [
-        f"nothing, but {len(copies)} images of data.labeled have the same bytes as images of "
-        f"data.validation: {_pairs(copies)}. Metrics on images that were trained on show nothing; "
-        "take these out of one of the two (strict: true refuses them)"
+        f"{len(copies)} images of data.labeled are learned from, although images of "
+        f"data.validation have the same bytes: {_pairs(copies)}. Metrics on images that were "
+        "trained on show nothing; take these out of one of the two (strict: true refuses them)"
     ]
 
 

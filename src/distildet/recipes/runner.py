@@ -117,8 +117,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
             progress=progress,
             is_new=not (out / SETTINGS).exists(),
         )
-        for line in context.data.dropped():
-            progress.message(f"Left out: {line}")
+        _tell_dropped(context)
         _begin(context)
         for seed in recipe.seeds:
             for arm in _arms(context, seed):
@@ -127,6 +126,14 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         result = build_result(context)
         artefacts.write_json(out / RESULT, result)
         return result
+
+
+def _tell_dropped(context: RunContext) -> None:
+    lines = context.data.dropped()
+    if lines:
+        context.progress.message("Left out of the data, or worth a look:")
+    for line in lines:
+        context.progress.message(f"  {line}")
 
 
 def _begin(context: RunContext) -> None:

@@ -90,7 +90,7 @@ def test_validation_images_are_left_out_of_the_unlabeled_ones_and_told(folder, l
 
     assert ids(data.dataset("unlabeled")) == ["d.png"]
     assert [line for line in data.dropped() if "data.validation" in line] == [
-        "1 unlabeled images, since the metrics are measured on them (data.validation)"
+        "1 unlabeled images are left out, since the metrics are measured on them (data.validation)"
     ]
 
 
@@ -108,9 +108,9 @@ def test_unlabeled_copies_of_validation_images_are_left_out_and_told(folder, loa
 
     assert ids(data.dataset("unlabeled")) == ["a.png", "b.png"]
     assert data.dropped() == [
-        "1 unlabeled images, since the metrics are measured on them (data.validation)",
-        "1 unlabeled images, since images that the metrics are measured on (data.validation) have "
-        "the same bytes: 'd.png' = 'c.png'",
+        "1 unlabeled images are left out, since the metrics are measured on them (data.validation)",
+        "1 unlabeled images are left out, since images that the metrics are measured on "
+        "(data.validation) have the same bytes: 'd.png' = 'c.png'",
     ]
 
 
@@ -121,8 +121,8 @@ def test_labeled_copies_of_validation_images_are_told(folder, load):
 
     assert ids(data.labeled) == ["a.png", "b.png"]
     assert [line.partition(". ")[0] for line in data.dropped()] == [
-        "nothing, but 1 images of data.labeled have the same bytes as images of data.validation: "
-        "'b.png' = 'c.png'"
+        "1 images of data.labeled are learned from, although images of data.validation have the "
+        "same bytes: 'b.png' = 'c.png'"
     ]
 
 
