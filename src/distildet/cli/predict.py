@@ -1,6 +1,8 @@
 """`distildet predict`: boxes of a detector, as JSON and drawn."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from distildet.structures import Detections
 
 DRAWN = "drawn"
+# What file systems take as the name of a file; a digest of this length tells long names apart.
+_LONGEST_NAME_BYTES = 255
+_DIGEST_LENGTH = 16
 
 
 def predict(
@@ -57,7 +62,7 @@ def predict(
         document[name] = _records(kept, classes)
         if out is not None:
             drawing = draw_detections(path, kept, classes)
-            artefacts.write_bytes(out / DRAWN / f"{name}.png", drawing)
+            artefacts.write_bytes(out / DRAWN / _drawn_name(name), drawing)
             console.advance("images", len(document) + len(faults), len(files))
     console.close()
     if out is None:
@@ -67,6 +72,23 @@ def predict(
         print_line(f"{len(document)} images: {out / 'detections.json'} and {out / DRAWN}")
     if faults:
         raise DataError(f"{len(faults)} images were left out:\n" + "\n".join(faults))
+
+
+def _drawn_name(name: str) -> str:
+    """Return the name of the drawing of an image; no two images have the same.
+
+    Args:
+        name: Sample id of the image.
+    """
+    folder, slash, file = name.rpartition("/")
+    longest = _LONGEST_NAME_BYTES - len(".png")
+    encoded = os.fsencode(file)
+    if len(encoded) > longest:
+        digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST_LENGTH]
+        # A letter that is cut in two is dropped, since it is none any more.
+        cut = encoded[: longest - _DIGEST_LENGTH - 1].decode("utf-8", "ignore")
+        file = f"{cut}-{digest}"
+    return f"{folder}{slash}{file}.png"
 
 
 def _files(images: Path) -> list[tuple[str, Path]]:
