@@ -8,11 +8,13 @@ import torch
 
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
+from distildet.losses.feature_imitation import FeatureImitation
 from distildet.structures import ImageBatch, Targets
 from distildet.training.interruption import Interruption
 from distildet.training.loop import Trainer
-from distildet.training.settings import TrainSettings
+from distildet.training.settings import TermSettings, TrainSettings
 from distildet.training.task import Task
+from distildet.training.terms import Term
 
 SIDE = 32
 
@@ -29,6 +31,30 @@ def make_student(names="ab"):
         head_depth=1,
         anchor_scale=2.0,
     )
+
+
+def make_teacher():
+    """More classes, another pyramid and more channels than the student."""
+    torch.manual_seed(1)
+    return RetinaNet(
+        ClassList(("a", "b", "c")),
+        backbone="test_efficientnet",
+        image_size=SIDE,
+        backbone_levels=("C2", "C3", "C4"),
+        extra_levels=0,
+        neck_channels=12,
+        head_depth=1,
+        anchor_scale=2.0,
+    )
+
+
+def make_distilling_task(**settings):
+    """Student, teacher and feature imitation, which begins with equal random weights each time."""
+    student, teacher = make_student(), make_teacher()
+    term = TermSettings(loss="feature-imitation", **settings)
+    torch.manual_seed(2)
+    loss = FeatureImitation(student.spec, teacher.spec, **term.options)
+    return Task(student, teacher, [Term(term.loss, loss, term, steps=40)])
 
 
 def make_batch(step, *, images=4):
@@ -127,6 +153,11 @@ def trainer(tmp_path):
 @pytest.fixture
 def student_of():
     return make_student
+
+
+@pytest.fixture
+def distilling():
+    return make_distilling_task
 
 
 @pytest.fixture

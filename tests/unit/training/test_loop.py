@@ -63,6 +63,56 @@ def test_a_run_stopped_after_every_step_equals_one_left_in_peace(
     assert len(records(tmp_path / "stage")) == 6
 
 
+@pytest.mark.parametrize(
+    "term", [{"weight": "auto"}, {"weight": "auto", "start": 0.4, "stop": 0.9, "decay": "cosine"}]
+)
+def test_a_distilling_run_stopped_after_every_step_equals_one_left_in_peace(
+    trainer, distilling, checkpoint_files, tmp_path, term
+):
+    trainer("whole", task=distilling(**term)).run()
+
+    for step in range(1, 7):
+        with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+            trainer(stop_after=step, task=distilling(**term)).run()
+    trainer(task=distilling(**term)).run()
+
+    files = checkpoint_files(tmp_path / "stage" / LAST)
+    assert files == checkpoint_files(tmp_path / "whole" / LAST)
+    assert records(tmp_path / "stage") == records(tmp_path / "whole")
+
+
+def test_distillation_trains_the_projectors_and_not_the_teacher(trainer, distilling):
+    task = distilling()
+    teacher = {name: value.clone() for name, value in task.teacher.state_dict().items()}
+    projectors = [parameter.clone() for parameter in task.terms.parameters()]
+
+    result = trainer(task=task).run()
+
+    torch.testing.assert_close(task.teacher.state_dict(), teacher, rtol=0, atol=0)
+    assert not any(map(torch.equal, task.terms.parameters(), projectors))
+    assert result.detector.state_dict().keys() == task.student.state_dict().keys()
+
+
+def test_the_course_of_a_term_follows_the_steps(trainer, distilling, tmp_path):
+    # Progress 0, 1/6 .. 5/6; from 1/3 to 2/3: steps 3 and 4.
+    trainer(task=distilling(weight=2.0, start=1 / 3, stop=2 / 3)).run()
+
+    factors = [record.get("feature-imitation.factor") for record in records(tmp_path / "stage")]
+    assert factors == [None, None, 2.0, 2.0, None, None]
+
+
+def test_a_rejected_step_leaves_the_automatic_weight_as_it_was(trainer, distilling, spoiled):
+    # The only batch of the calibration is spoiled: the next one takes its place.
+    task = distilling(weight="auto")
+    task.terms[0].auto_weight.batches = 1
+
+    result = trainer(task=task, given_batches=spoiled({0}), steps=2).run()
+
+    assert result.rejected == 1
+    assert task.terms[0].auto_weight.seen.item() == 1
+    assert task.terms[0].auto_weight.value.isfinite()
+
+
 def test_steps_after_the_last_checkpoint_are_done_again_with_the_same_result(
     trainer, checkpoint_files, spoiled, tmp_path
 ):

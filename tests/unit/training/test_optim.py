@@ -58,6 +58,21 @@ def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(student):
     assert len(given) < len(list(student.parameters()))
 
 
+def test_projectors_learn_at_the_full_rate_and_decay_as_convolutions(student):
+    projector = torch.nn.Conv2d(2, 3, 1)
+
+    optimizer = build_optimizer(
+        student,
+        settings(backbone_lr_factor=0.1, weight_decay=0.3),
+        projectors=projector.parameters(),
+    )
+
+    group_by_id = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    weight, bias = group_by_id[id(projector.weight)], group_by_id[id(projector.bias)]
+    assert (weight["lr_factor"], weight["weight_decay"]) == (1.0, 0.3)
+    assert (bias["lr_factor"], bias["weight_decay"]) == (1.0, 0.0)
+
+
 def test_only_weights_with_two_or_more_axes_decay(student):
     optimizer = build_optimizer(student, settings(weight_decay=0.3))
 

@@ -1,8 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from distildet.training.settings import TrainSettings
+from distildet.training.settings import TermSettings, TrainSettings
 
 
 def settings(**changes):
@@ -18,7 +19,18 @@ def test_evaluations_are_spread_evenly_and_end_the_stage(steps, evaluations, exp
 
 
 def test_settings_that_went_through_json_have_not_changed():
-    assert settings().changes_from(json.loads(json.dumps(settings().as_json()))) == []
+    term = TermSettings(loss="a", options={"levels": ("P3",), "file": Path("b")})
+    distilling = settings(terms=(term,))
+
+    assert distilling.changes_from(json.loads(json.dumps(distilling.as_json()))) == []
+
+
+def test_another_option_of_a_loss_is_a_change():
+    old = settings(terms=(TermSettings(loss="a", weight="auto"),)).as_json()
+
+    (change,) = settings(terms=(TermSettings(loss="a", weight=2.0),)).changes_from(old)
+
+    assert change.startswith("terms was [{'loss': 'a', 'weight': 'auto'")
 
 
 def test_changes_name_the_old_and_the_new_value_also_of_settings_that_came_or_went():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from distildet.errors import ConfigError
 from distildet.training.task import Task, backward, split_batch
 
 CPU = torch.device("cpu")
@@ -62,3 +63,132 @@ def test_a_batch_without_any_box_gives_every_trainable_weight_a_gradient(student
     backward(Task(student.train()), batch, [targets[-1]] * 4, parts=1, device=CPU)
 
     assert [n for n, p in student.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+# Distillation
+
+
+class Watched(torch.nn.Module):
+    """A detector that notes what each pass was asked for, and whether it had a gradient."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+        self.spec = detector.spec
+        self.passes = []
+
+    def forward(self, batch, targets=None, *, want):
+        self.passes.append((sorted(want), targets is not None, torch.is_grad_enabled()))
+        return self.detector(batch, targets, want=want)
+
+
+def watch(task):
+    task.student, task._teacher = Watched(task.student), (Watched(task.teacher),)
+    return task
+
+
+def test_the_total_has_each_term_times_its_factor(distilling, batch_of):
+    task = distilling(weight=3.0, decay="linear")
+    task.progress = 0.75
+
+    losses = task(*batch_of(0))
+
+    parts = {name: value.item() for name, value in losses.parts.items()}
+    assert parts.keys() == {"classification", "box", "feature-imitation.feature"}
+    assert losses.factors["feature-imitation.factor"].item() == 0.75
+    assert losses.total.item() == pytest.approx(
+        parts["classification"] + parts["box"] + 0.75 * parts["feature-imitation.feature"]
+    )
+
+
+def test_student_and_teacher_see_the_batch_once_for_the_parts_that_the_terms_need(
+    distilling, batch_of
+):
+    task = watch(distilling())
+
+    task(*batch_of(0))
+
+    assert task.student.passes == [(["features.neck", "losses"], True, True)]
+    assert task.teacher.passes == [(["features.neck"], False, False)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "progress"),
+    [
+        ({"weight": 0.0}, 0.0),
+        ({"weight": 0}, 0.5),
+        ({"start": 0.5}, 0.4),
+        ({"stop": 0.5}, 0.5),
+    ],
+)
+def test_a_term_that_does_not_count_costs_no_pass_and_changes_nothing(
+    distilling, student, batch_of, settings, progress
+):
+    task = watch(distilling(**settings))
+    task.progress = progress
+
+    losses = task(*batch_of(0))
+
+    assert task.teacher.passes == []
+    assert losses.factors == {}
+    torch.testing.assert_close(losses.total, Task(student)(*batch_of(0)).total, rtol=0, atol=0)
+
+
+def test_a_term_of_weight_0_has_no_projector(distilling):
+    assert list(distilling(weight=0.0).terms.parameters()) == []
+
+
+def test_the_teacher_is_no_part_of_the_tasks_state(distilling):
+    task = distilling().train()
+
+    assert {name.split(".")[0] for name in task.state_dict()} == {"student", "terms"}
+    assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
+    assert not any(module.training for module in task.teacher.modules())
+
+
+def test_the_projectors_and_an_automatic_weight_are(distilling):
+    names = distilling(weight="auto", options={"levels": ("P3",)}).terms.state_dict().keys()
+
+    assert names == {
+        "0.loss.projectors.P3.weight",
+        "0.loss.projectors.P3.bias",
+        "0.auto_weight.value",
+        "0.auto_weight.detector_sum",
+        "0.auto_weight.term_sum",
+        "0.auto_weight.seen",
+    }
+
+
+def test_gradients_reach_student_and_projectors_and_leave_the_teacher_as_it_was(
+    distilling, batch_of
+):
+    task = distilling().train()
+    before = {name: value.clone() for name, value in task.teacher.state_dict().items()}
+
+    losses = backward(task, *batch_of(0), parts=2, device=CPU)
+
+    assert losses.keys() == {
+        "classification",
+        "box",
+        "feature-imitation.feature",
+        "feature-imitation.factor",
+        "loss",
+    }
+    assert [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert all(parameter.grad is None for parameter in task.teacher.parameters())
+    torch.testing.assert_close(task.teacher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_micro_batches_give_the_mean_of_what_each_gives(distilling, batch_of):
+    task = distilling().eval()
+    batch, targets = batch_of(0)
+    halves = [task(*piece).total.item() for piece in split_batch(batch, targets, 2)]
+
+    losses = backward(task, batch, targets, parts=2, device=CPU)
+
+    assert losses["loss"].item() == pytest.approx(sum(halves) / 2)
+
+
+def test_terms_without_a_teacher_are_refused(distilling, student):
+    with pytest.raises(ConfigError, match="distill: a distillation loss compares the student with"):
+        Task(student, terms=distilling().terms)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from distildet.errors import ConfigError, MissingPartError
+from distildet.losses.base import LOSSES, misfit
+from distildet.losses.feature_imitation import FeatureImitation
+
+
+def test_importing_the_package_registers_every_loss():
+    assert LOSSES.get("feature-imitation") is FeatureImitation
+
+
+def test_a_missing_part_is_named_for_student_and_teacher(spec_of):
+    student = spec_of({"P3": 2}, parts=("dense", "losses"), family="one")
+    teacher = spec_of({"P3": 2}, parts=("detections",), family="two")
+
+    with pytest.raises(
+        MissingPartError,
+        match=r"student 'one' does not have features\.neck \(it has dense, losses\) and the "
+        r"teacher 'two' does not have features\.neck \(it has detections\)\.",
+    ):
+        FeatureImitation(student, teacher)
+
+
+def test_a_loss_that_fits_is_no_misfit(spec_of):
+    assert misfit("feature-imitation", spec_of({"P3": 2}), spec_of({"P3": 4}), {}) is None
+
+
+def test_a_misfit_says_what_is_missing_and_what_would_fit(spec_of):
+    message = misfit(
+        "feature-imitation", spec_of({"P3": 2}), spec_of({"P3": 4}), {"levels": ("P5",)}
+    )
+
+    assert message == (
+        "loss 'feature-imitation' does not fit this pair: levels: P5 is not on both sides. The "
+        "student has P3; the teacher has P3. With their default options these losses fit this "
+        "pair: feature-imitation."
+    )
+
+
+def test_a_misfit_of_every_loss_points_to_pseudo_labels(spec_of):
+    message = misfit(
+        "feature-imitation", spec_of({"P3": 2}), spec_of({}, parts=("detections",)), {}
+    )
+
+    assert "teacher 'tiny' does not have features.neck (it has detections)." in message
+    assert message.endswith("No registered loss fits this pair; it can learn from pseudo labels.")
+
+
+def test_asking_for_a_misfit_draws_no_random_numbers(spec_of):
+    before = torch.get_rng_state()
+
+    misfit("feature-imitation", spec_of({"P3": 2}), spec_of({"P3": 4}), {})
+
+    assert torch.get_rng_state().equal(before)
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name(spec_of):
+    with pytest.raises(ConfigError, match="Did you mean 'feature-imitation'"):
+        misfit("feature-limitation", spec_of({"P3": 2}), spec_of({"P3": 2}), {})

@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from distildet.losses.base import DistillationLoss, Needs
+from distildet.structures import DetectorOutput
+from distildet.training.settings import TermSettings
+from distildet.training.terms import AutoWeight, Term, term_names
+
+
+class TwoParts(DistillationLoss):
+    """Gives the sum of the losses of the student, and 3."""
+
+    needs = Needs(student=frozenset(), teacher=frozenset())
+
+    def forward(self, student, teacher, batch, targets):
+        return {"own": torch.stack(list(student.losses.values())).sum(), "three": torch.tensor(3.0)}
+
+
+@pytest.fixture
+def term(student):
+    def make(*, steps=100, **settings):
+        loss = TwoParts(student.spec, student.spec)
+        return Term("two", loss, TermSettings(loss="two", **settings), steps=steps)
+
+    return make
+
+
+def output(*losses):
+    return DetectorOutput(losses={str(i): torch.tensor(loss) for i, loss in enumerate(losses)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1.0, 1.0, 1.0, 1.0]),
+        ({"start": 0.25, "stop": 0.75}, [0.0, 1.0, 1.0, 0.0]),
+        ({"decay": "linear"}, [1.0, 0.75, 0.5, 0.25]),
+        # 0.5 (1 + cos(pi / 4)) = 0.8535534
+        ({"decay": "cosine"}, [1.0, 0.8535534, 0.5, 0.1464466]),
+        ({"start": 0.25, "stop": 0.75, "decay": "linear"}, [0.0, 1.0, 0.5, 0.0]),
+    ],
+)
+def test_the_course_runs_from_start_to_stop(term, settings, expected):
+    found = [term(**settings).course(progress) for progress in (0.0, 0.25, 0.5, 0.75)]
+
+    assert found == pytest.approx(expected)
+
+
+def test_the_value_is_the_sum_of_the_parts_times_weight_and_course(term):
+    # Parts 2 + 3; weight 4, course 0.5.
+    value = term(weight=4.0, decay="linear")(
+        output(0.5, 1.5), DetectorOutput(), None, (), progress=0.5
+    )
+
+    assert {name: part.item() for name, part in value.parts.items()} == {
+        "two.own": 2.0,
+        "two.three": 3.0,
+    }
+    assert value.factor.item() == 2.0
+    assert value.weighted.item() == 10.0
+
+
+def test_an_automatic_weight_gives_the_term_its_share(term):
+    # The detector's loss is 5, the term 5 + 3: weight 5 / 8 of half the share.
+    value = term(weight="auto", share=0.5)(output(5.0), DetectorOutput(), None, (), progress=0.0)
+
+    assert value.weighted.item() == pytest.approx(2.5)
+    assert value.factor.item() == pytest.approx(0.5 * 5 / 8)
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(1, 1), (19, 1), (20, 2), (400, 40), (9000, 50)])
+def test_calibration_is_a_tenth_of_the_stage_and_at_most_50_batches(term, steps, batches):
+    assert term(steps=steps, weight="auto").auto_weight.batches == batches
+
+
+def calibrate(weight, pairs):
+    return [weight(torch.tensor(own), torch.tensor(term)).item() for own, term in pairs]
+
+
+def test_the_weight_follows_the_sums_and_then_stays():
+    weight = AutoWeight(2.0, batches=2)
+
+    # 2 * 1 / 4, then 2 * (1 + 3) / (4 + 12), then no longer.
+    assert calibrate(weight, [(1.0, 4.0), (3.0, 12.0), (9.0, 1.0)]) == [0.5, 0.5, 0.5]
+    assert weight.seen.item() == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "term", "expected"),
+    [(1.0, 0.0, 1e3), (1.0, 1e-9, 1e3), (1e-9, 1.0, 1e-3), (0.0, 0.0, 1e-3), (0.0, 1.0, 1e-3)],
+)
+def test_the_weight_stays_within_its_bounds(own, term, expected):
+    assert calibrate(AutoWeight(1.0, batches=1), [(own, term)]) == pytest.approx([expected])
+
+
+def test_nothing_is_learned_in_eval_mode():
+    weight = AutoWeight(1.0, batches=5)
+    calibrate(weight, [(2.0, 1.0)])
+
+    weight.eval()
+
+    assert calibrate(weight, [(9.0, 1.0)]) == [2.0]
+
+
+def test_a_weight_goes_on_from_its_state():
+    weight, other = AutoWeight(1.0, batches=2), AutoWeight(1.0, batches=2)
+    calibrate(weight, [(3.0, 1.0)])
+
+    other.load_state_dict(weight.state_dict())
+
+    pairs = [(1.0, 7.0), (9.0, 1.0)]
+    assert calibrate(other, pairs) == calibrate(weight, pairs) == [0.5, 0.5]
+
+
+def test_a_loss_that_comes_again_gets_a_number():
+    assert term_names(["a", "b", "a", "a"]) == ["a", "b", "a-2", "a-3"]
