@@ -14,9 +14,25 @@ from pydantic import (
 
 from distildet.recipes.values import NonePossible, NotEmpty, Number, Section, Share, complete_fault
 
+
+def _kind_of_weight(value: Any) -> str | None:
+    if value == "auto":
+        return "auto"
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return None
+    return "number"
+
+
 Weight = Annotated[
-    Annotated[Literal["auto"], Tag("auto")] | Annotated[Annotated[Number, Field(ge=0)], Tag("n")],
-    Discriminator(lambda value: "auto" if value == "auto" else "n"),
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[Annotated[Number, Field(ge=0)], Tag("number")],
+    Discriminator(
+        _kind_of_weight,
+        custom_error_type="weight",
+        custom_error_message="auto, or a number of at least 0",
+    ),
 ]
 
 
