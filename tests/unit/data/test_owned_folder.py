@@ -86,7 +86,7 @@ def test_a_pipe_in_the_place_of_a_file_is_told_without_reading_it(tmp_path):
     (tmp_path / "out" / "data.yaml").unlink()
     os.mkfifo(tmp_path / "out" / "data.yaml")
 
-    with pytest.raises(ConfigError, match="'data.yaml' was changed"):
+    with pytest.raises(ConfigError, match=r"'data\.yaml' was changed"):
         refuse_others(tmp_path / "out")
 
 
