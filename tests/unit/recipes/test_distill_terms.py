@@ -6,7 +6,7 @@ import torch
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError, MissingPartError
-from distildet.recipes.distill_schema import DistillConfig
+from distildet.recipes.distill_schema import DistillConfig, TermScheduleConfig
 from distildet.recipes.distill_terms import build_terms, distill_faults, term_settings
 from distildet.recipes.load import dump_recipe
 from distildet.recipes.schema import TrainStage, without_teachers
@@ -93,11 +93,15 @@ def test_what_is_given_reaches_the_term_typed():
 
 @pytest.mark.parametrize("weight", ["0", "2.5", "auto"])
 def test_a_written_recipe_loads_again_to_the_same_entries(load_distilled, load_text, weight):
-    recipe = load_distilled(
-        f"stages[1].distill=[{{{LOSS}, weight: {weight}, levels: [P3], schedule: {{stop: 0.5}}}}]"
-    )
+    entry = f"{LOSS}, weight: {weight}, levels: [P3], schedule: {{stop: 0.5, decay: none}}"
+    recipe = load_distilled(f"stages[1].distill=[{{{entry}}}]")
 
     assert load_text(dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize("model", [DistillConfig, TermScheduleConfig])
+def test_every_key_has_a_description(model):
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_without_teachers_nothing_is_distilled():
