@@ -47,7 +47,7 @@ def read_json(path: Path) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        require_regular_file(path, "the path of a JSON file")
+        require_regular_file(path)
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(

@@ -1,5 +1,6 @@
 """Names of images: what a data set may call a file, and the sample id that follows from it."""
 
+import errno
 import os
 import re
 import stat
@@ -60,22 +61,15 @@ def require_folder(path: Path) -> None:
         )
 
 
-def require_regular_file(path: Path, accepted: str) -> None:
-    """Make sure that a path which exists can be read to its end: nobody may ever write to a pipe.
-
-    Args:
-        path: Of a file that is about to be opened; where nothing is, opening it tells so.
-        accepted: What to give instead, as in "a text file".
+def require_regular_file(path: Path) -> None:
+    """Make sure that what is about to be opened has an end: nobody may ever write to a pipe.
 
     Raises:
-        DataError: It is a folder, pipe, socket or device.
-        OSError: Nobody may look at it.
+        OSError: It is a folder, pipe, socket or device; or nobody may look at it. Where nothing
+            is, opening it tells so.
     """
     if path.exists() and not is_regular_file(path):
-        raise DataError(
-            f"{one_line(path)}: found a folder, pipe or device where a file is expected. "
-            f"Give {accepted}."
-        )
+        raise OSError(errno.EINVAL, "it is not a file but a folder, pipe or device", str(path))
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -104,14 +98,14 @@ def read_list(path: Path) -> tuple[str, ...]:
         DataError: The file cannot be read, is not UTF-8, has no name, or has a name that leaves
             the folder of images.
     """
-    accepted = "a text file with one file name a line"
     try:
-        require_regular_file(path, accepted)
+        require_regular_file(path)
         # Not splitlines: it also cuts at signs that names may have, such as U+2028.
         lines = path.read_text("utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise DataError(
-            f"{path}: the list of images cannot be read ({error.strerror}). Give {accepted}."
+            f"{path}: the list of images cannot be read ({error.strerror}). "
+            "Give a text file with one file name a line."
         ) from error
     names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not names:

@@ -25,7 +25,7 @@ def read_yaml(path: Path) -> Any:
             UTF-8, or `parse_yaml` refuses it.
     """
     try:
-        require_regular_file(path, "the path of a YAML file")
+        require_regular_file(path)
         with path.open("rb") as file:
             content = file.read(SIZE_LIMIT_BYTES + 1)
     except OSError as error:

@@ -124,12 +124,17 @@ def test_faulty_lists_are_refused(tmp_path, content, message):
 def test_a_list_that_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
     make(tmp_path / "list.txt")
 
-    with pytest.raises(DataError, match=r"list\.txt: found a folder, pipe or device .* text file"):
+    with pytest.raises(
+        DataError, match=r"list\.txt: the list of images .* \(it is not a file but a folder, pipe"
+    ):
         read_list(tmp_path / "list.txt")
 
 
 def test_a_device_in_place_of_a_list_is_refused():
-    with pytest.raises(DataError, match=r"^/dev/zero: found a folder, pipe or device"):
+    with pytest.raises(
+        DataError,
+        match=r"^/dev/zero: the list .* \(it is not a file but a folder, pipe or device\)",
+    ):
         read_list(Path("/dev/zero"))
 
 
