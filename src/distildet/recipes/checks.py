@@ -93,13 +93,15 @@ def disagreements(sections: Sections) -> list[str]:
     for index, stage in enumerate(stages):
         where = f"stages[{index}]"
         if isinstance(stage, LabelStage):
-            faults += _teacher_faults(sections, where)
+            faults += _teacher_faults(sections, where, "a label stage")
             faults += _stream_faults(sections, stage.images, f"{where}.images")
         elif isinstance(stage, TrainStage):
             for stream in stage.images:
                 faults += _stream_faults(sections, stream, f"{where}.images.{stream}")
             faults += _target_faults(stage, stages[:index], where)
             faults += _init_faults(sections, index)
+            if stage.distill:
+                faults += _teacher_faults(sections, f"{where}.distill", "distillation")
     return faults
 
 
@@ -134,13 +136,13 @@ def _baseline_faults(sections: Sections) -> Iterator[str]:
         )
 
 
-def _teacher_faults(sections: Sections, where: str) -> Iterator[str]:
+def _teacher_faults(sections: Sections, where: str, what: str) -> Iterator[str]:
     count = None if sections.teachers is None else len(sections.teachers)
     if count == 0:
-        yield f"{where}: a label stage needs a teacher. Add one to `teachers`."
+        yield f"{where}: {what} needs a teacher. Add one to `teachers`."
     elif count is not None and count > 1:
         yield (
-            f"{where}: found {count} teachers. One teacher is supported by a label stage; "
+            f"{where}: found {count} teachers. One teacher is supported by {what}; "
             "remove the others from `teachers`."
         )
 

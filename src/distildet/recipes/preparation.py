@@ -7,13 +7,17 @@ from pathlib import Path
 import torch
 
 from distildet.classes import ClassList
+from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError, DistildetError
+from distildet.losses.base import misfit
 from distildet.pseudolabels.select import choose_thresholds
+from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import RunData, load_run_data
-from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig
-from distildet.recipes.student import initial_student
+from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig, TrainStage
+from distildet.recipes.student import initial_student, student_options
+from distildet.specs import DetectorSpec
 from distildet.training.interruption import Interruption
 
 _USER_INPUT = DistildetError.exit_code
@@ -36,8 +40,8 @@ def prepare(
         device: Where to compute.
         interruption: Whether somebody asked to stop.
         progress: Told which classes belong together.
-        is_new: Do once, before any long work, also what only the weights to start from and the
-            thresholds can show; an old run has passed that.
+        is_new: Do once, before any long work, also what only the weights to start from, the
+            thresholds and the losses can show; an old run has passed that.
 
     Raises:
         DistildetError: Faults of data, weights, class lists or stages; all that can be found at
@@ -47,9 +51,10 @@ def prepare(
     data = None
     with faults.collected("data"):
         data = load_run_data(recipe.data)
-    teachers = [
-        _loaded(config, f"teachers[{i}]", faults) for i, config in enumerate(recipe.teachers)
-    ]
+    teachers: list[Teacher | None] = [None] * len(recipe.teachers)
+    for index, config in enumerate(recipe.teachers):
+        with faults.collected(f"teachers[{index}]"):
+            teachers[index] = _loaded(config)
     classes = _classes(data, teachers, faults)
     if data is None or classes is None:
         raise faults.error()
@@ -69,8 +74,8 @@ def prepare(
         progress=progress,
         teachers=tuple(teacher for teacher in teachers if teacher is not None),
     )
-    if is_new and len(context.teachers) == len(teachers):
-        _rehearse(context, faults)
+    if is_new:
+        _rehearse(context, faults, has_teachers=len(context.teachers) == len(teachers))
     if faults:
         raise faults.error()
     if is_new:
@@ -104,23 +109,24 @@ class _Faults:
 
     def error(self) -> DistildetError:
         """Return what was found as one error."""
-        if len(self._found) == 1:
-            return self._found[0][1]
-        lines = [f"{place}: {error}" if place else str(error) for place, error in self._found]
+        lines = [
+            # Some messages begin with a key inside the place.
+            str(error) if str(error).startswith(place) else f"{place}: {error}"
+            for place, error in self._found
+        ]
+        if len(lines) == 1:
+            return type(self._found[0][1])(lines[0])
         return ConfigError("\n".join([f"{len(lines)} faults:", *lines]))
 
 
-def _loaded(config: TeacherConfig, place: str, faults: _Faults) -> Teacher | None:
-    teacher: Teacher | None = None
-    with faults.collected(place):
-        teacher = Teacher(
-            config.detector,
-            classes=config.classes,
-            image_size=config.image_size,
-            class_map=config.class_map,
-            unknown_classes=config.unknown_classes,
-        ).loaded()
-    return teacher
+def _loaded(config: TeacherConfig) -> Teacher:
+    return Teacher(
+        config.detector,
+        classes=config.classes,
+        image_size=config.image_size,
+        class_map=config.class_map,
+        unknown_classes=config.unknown_classes,
+    ).loaded()
 
 
 def _classes(
@@ -140,14 +146,54 @@ def _classes(
     return None
 
 
-def _rehearse(context: RunContext, faults: _Faults) -> None:
-    """Do what can fail because of the weights to start from, or of thresholds."""
+def _rehearse(context: RunContext, faults: _Faults, *, has_teachers: bool) -> None:
+    """Do what can fail because of thresholds, of weights to start from, or of losses.
+
+    Args:
+        context: Of the run.
+        faults: What is found is added.
+        has_teachers: Whether all teachers could be loaded; else what needs one is passed over.
+    """
+    spec = None
+    with faults.collected("student"):
+        spec = _student_spec(context)
     for index, stage in enumerate(context.recipe.stages):
-        with faults.collected(f"stages[{index}]"):
-            if isinstance(stage, LabelStage):
+        place = f"stages[{index}]"
+        if isinstance(stage, LabelStage):
+            with faults.collected(place):
                 choose_thresholds({}, context.classes, threshold=stage.threshold, labeled=None)
-            elif stage.init != "previous":
-                initial_student(context, stage, context.recipe.seeds[0], None)
+        elif spec is not None:
+            if stage.init != "previous" and (has_teachers or stage.init != "teacher"):
+                with faults.collected(place):
+                    initial_student(context, stage, context.recipe.seeds[0], None)
+            if has_teachers:
+                _refuse_misfits(context, stage, spec, place, faults)
+
+
+def _student_spec(context: RunContext) -> DetectorSpec:
+    """Return the facts of the student, which do not depend on its weights."""
+    config = context.recipe.student
+    student = build_detector(
+        config.detector,
+        classes=context.classes,
+        image_size=context.recipe.data.image_size,
+        pretrained=False,
+        **student_options(config),
+    )
+    return student.spec
+
+
+def _refuse_misfits(
+    context: RunContext, stage: TrainStage, student: DetectorSpec, place: str, faults: _Faults
+) -> None:
+    """Find the losses of a stage that cannot compare its student with the teacher."""
+    for index, entry in enumerate(stage.distill):
+        with faults.collected(f"{place}.distill[{index}]"):
+            term = term_settings(entry)
+            teacher = context.teachers[0].detector.spec
+            reason = misfit(term.loss, student, teacher, term.options)
+            if reason is not None:
+                raise ConfigError(reason)
 
 
 def _tell_classes(context: RunContext) -> None:
