@@ -1,0 +1,110 @@
+"""`distildet label` and the formats that it exports."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from distildet.classes import ClassList
+from distildet.cli.app import app
+from distildet.data.annotated import read_annotated
+from distildet.detectors.bundle import build_detector, save_detector
+from distildet.errors import ConfigError
+
+
+@pytest.fixture
+def label(tmp_path):
+    """Give a function that labels two images with an untrained teacher, every box exported."""
+    for name in ("images/a.png", "images/sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 32)).save(tmp_path / name)
+    torch.manual_seed(0)
+    detector = build_detector(
+        "retinanet",
+        classes=ClassList(("car",)),
+        backbone="test_efficientnet",
+        image_size=64,
+        neck_channels=8,
+        head_depth=1,
+    )
+    # An untrained head finds nothing; with this bias it takes every anchor for a car.
+    torch.nn.init.zeros_(detector.head.classification_head.predictor.bias)
+    save_detector(detector, tmp_path / "model")
+
+    def run(*options):
+        command = ["label", str(tmp_path / "model"), str(tmp_path / "images"), "--workers", "0"]
+        out = ["--out", str(tmp_path / "out"), "--threshold", "0", "--device", "cpu"]
+        return CliRunner().invoke(app, [*command, *out, *options])
+
+    return run
+
+
+def test_coco_is_written_where_nothing_is_asked(label, tmp_path):
+    done = label()
+
+    assert done.exit_code == 0, done.output
+    document = json.loads((tmp_path / "out" / "labels.json").read_text())
+    count = len(document["annotations"])
+    assert count > 0
+    assert done.stdout.splitlines()[-2:] == [
+        f"{count} boxes (score 0.0 and above) on 2 of 2 images",
+        f"coco: {tmp_path / 'out' / 'labels.json'}",
+    ]
+
+
+def test_several_formats_hold_the_same_boxes(label, tmp_path):
+    done = label(*("--export", "coco", "--export", "yolo", "--export", "voc"))
+
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    (out / "yolo" / "images").symlink_to(tmp_path / "images")
+    coco = read_annotated("coco", tmp_path / "images", out / "labels.json")
+    voc = read_annotated("voc", tmp_path / "images", out / "voc" / "Annotations")
+    yolo = read_annotated("yolo", out / "yolo" / "images", out / "yolo" / "data.yaml")
+    expected = [pytest.approx(sample.annotations.boxes, abs=1e-4) for sample in coco.samples]
+    assert [sample.annotations.boxes for sample in voc.samples] == expected
+    assert [sample.annotations.boxes for sample in yolo.samples] == expected
+    assert "Left out: the scores of" in done.stdout
+
+
+def test_label_studio_names_the_teacher(label, tmp_path):
+    done = label("--export", "label-studio", "--image-prefix", "https://x/")
+
+    assert done.exit_code == 0, done.output
+    tasks = json.loads((tmp_path / "out" / "label-studio" / "tasks.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == ["https://x/a.png", "https://x/sub/b.png"]
+    assert tasks[0]["predictions"][0]["model_version"].startswith("model-")
+    assert not (tmp_path / "out" / "labels.json").exists()
+
+
+def test_another_format_is_added_from_the_store(label, tmp_path):
+    label()
+    shard = tmp_path / "out" / "store" / "shards" / "shard-00000.parquet"
+    before = shard.stat().st_ino
+
+    done = label("--export", "voc")
+
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "voc" / "Annotations" / "a.xml").is_file()
+    assert shard.stat().st_ino == before
+
+
+def test_labels_that_were_corrected_by_hand_are_not_lost(label, tmp_path):
+    label("--export", "yolo")
+    corrected = tmp_path / "out" / "yolo" / "labels" / "a.txt"
+    corrected.write_text("0 0.5 0.5 1 1\n")
+
+    done = label("--export", "yolo")
+
+    assert isinstance(done.exception, ConfigError)
+    assert "'labels/a.txt' was changed after distildet wrote it" in str(done.exception)
+    assert corrected.read_text() == "0 0.5 0.5 1 1\n"
+
+
+def test_an_unknown_format_is_refused(label):
+    done = label("--export", "pascal")
+
+    assert done.exit_code == 2
+    assert "'pascal' is not one of 'coco', 'yolo', 'voc', 'label-studio'" in done.stderr
