@@ -34,11 +34,12 @@ def term_settings(entry: DistillConfig) -> TermSettings:
     """Return an entry with the options typed by the constructor of its loss.
 
     Raises:
-        ConfigError: Unknown loss, or options that it does not take; all faults at once.
+        ConfigError: Unknown loss, or options that it does not take; all faults at once, by the
+            key in the entry.
     """
     options, faults = _typed(entry)
     if faults:
-        raise ConfigError("\n".join(f"distill.{fault}" for fault in faults))
+        raise ConfigError("\n".join(faults))
     return TermSettings(
         loss=entry.loss,
         weight=entry.weight,
