@@ -56,9 +56,9 @@ class FeatureImitation(DistillationLoss):
         ConfigError: `levels` is empty or names a level twice.
 
     Source:
-        Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, eq. 3; on
-        detectors: Chen et al., "Learning Efficient Object Detection Models with Knowledge
-        Distillation", NeurIPS 2017, section 3.4.
+        Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, the
+        hint loss; on detectors: Chen et al., "Learning Efficient Object Detection Models with
+        Knowledge Distillation", NeurIPS 2017.
         Checked against: values by hand and a loop over cells; no code was read.
         Differs: all pyramid levels at once beside the detector's loss, where FitNets trains one
         hint layer first; divided by the teacher's variance; padding left out; projectors between
