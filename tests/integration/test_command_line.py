@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from distildet.recipes.run_folder import locked
 
-COMMANDS = ("demo", "run", "label", "predict", "evaluate", "list")
+COMMANDS = ("demo", "run", "label", "convert", "predict", "evaluate", "list")
 
 
 def test_a_finished_run_says_so_and_exits_with_0(tiny, distildet):

@@ -12,12 +12,13 @@ from distildet.cli.options import (
     DeviceOption,
     JsonOption,
     ListOption,
+    ModelArgument,
     WorkersOption,
 )
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A detector bundle, such as runs/NAME/student.")],
+    model: ModelArgument,
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     annotations: Annotated[
         Path,

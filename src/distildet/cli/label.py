@@ -12,7 +12,13 @@ from distildet.cli.export_options import (
     ImagePrefixOption,
     print_written,
 )
-from distildet.cli.options import BatchSizeOption, DeviceOption, ListOption, WorkersOption
+from distildet.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    ListOption,
+    ModelArgument,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def label(
-    teacher: Annotated[Path, typer.Argument(help="A detector bundle.")],
+    teacher: ModelArgument,
     images: Annotated[Path, typer.Argument(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="Folder for the store and the exports.")],
     listed: ListOption = None,

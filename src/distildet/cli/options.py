@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A detector bundle such as runs/NAME/student, or a stock torchvision .pth file."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images that the network sees at once.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distildet.cli.console import Console, print_line
-from distildet.cli.options import BatchSizeOption, DeviceOption
+from distildet.cli.options import BatchSizeOption, DeviceOption, ModelArgument
 from distildet.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _DIGEST_LENGTH = 16
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A detector bundle, such as runs/NAME/student.")],
+    model: ModelArgument,
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[
         Path | None, typer.Option(help="New folder for detections.json and the drawn images.")
