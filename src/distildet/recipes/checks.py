@@ -202,7 +202,12 @@ def missing_files(recipe: Recipe | Sections) -> list[str]:
     faults = []
     for where, path, kind in _named_paths(sections):
         if not _exists(path, kind):
-            faults.append(f"{where}: there is no {kind} {str(path)!r}.{_advice(where, path)}")
+            found = (
+                f"{str(path)!r} is no {kind}"
+                if _exists(path)
+                else f"there is no {kind} {str(path)!r}"
+            )
+            faults.append(f"{where}: {found}.{_advice(where, path)}")
     return faults
 
 
@@ -233,7 +238,7 @@ def _source_paths(where: str, source: SourceConfig) -> Iterator[tuple[str, Path,
         yield f"{where}.list", source.list, "file"
 
 
-def _exists(path: Path, kind: str) -> bool:
+def _exists(path: Path, kind: str = "file or folder") -> bool:
     test = {"folder": Path.is_dir, "file": Path.is_file}.get(kind, Path.exists)
     try:
         return test(path)
@@ -244,5 +249,5 @@ def _exists(path: Path, kind: str) -> bool:
 def _advice(where: str, path: Path) -> str:
     """Return what may have been meant: one of the words of `init`, or a path from elsewhere."""
     if where.endswith(".init"):
-        return f" Or one of the words: {nearest_names(path.name, INIT_WORDS)}"
+        return f" Give a path, or a word. {nearest_names(path.name, INIT_WORDS)}"
     return " Relative paths start at the folder of the recipe."
