@@ -15,17 +15,8 @@ from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.errors import ConfigError, DataError, MissingPartError
 from distildet.registry import Registry
-from distildet.specs import DetectorSpec, FeatureLevel, HeadKind
+from distildet.specs import DetectorSpec
 from distildet.structures import DETECTIONS, Detections, DetectorOutput, ImageBatch, Targets
-
-__all__ = [
-    "DETECTORS",
-    "BatchNorms",
-    "Detector",
-    "DetectorSpec",
-    "FeatureLevel",
-    "HeadKind",
-]
 
 BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -9,9 +9,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from distildet.classes import ClassList
 from distildet.detectors.backbones import PYRAMID_STRIDES, build_backbone
-from distildet.detectors.base import DETECTORS, Detector, DetectorSpec, FeatureLevel, HeadKind
+from distildet.detectors.base import DETECTORS, Detector
 from distildet.detectors.pyramid import PyramidNeck
 from distildet.errors import ConfigError
+from distildet.specs import DetectorSpec, FeatureLevel, HeadKind
 from distildet.structures import FEATURES_HEAD
 
 # What a bundle and a recipe state outside of the options.

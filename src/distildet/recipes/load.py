@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from distildet.data.yaml_file import parse_yaml, read_yaml
 from distildet.errors import ConfigError, DataError, nearest_names
 from distildet.recipes.checks import disagreements, missing_files, sections_of, sound_sections
+from distildet.recipes.distill_terms import distill_faults
 from distildet.recipes.faults import describe
 from distildet.recipes.merging import apply_override, merge_preset, parse_override
-from distildet.recipes.schema import Recipe
+from distildet.recipes.schema import Recipe, TrainStage
 from distildet.recipes.student import student_faults
 from distildet.recipes.values import FOLDER_KEY, read_none
 
@@ -31,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_named: bool 
         overrides: Such as `stages[1].epochs=3`; the value is YAML. They win over the file, and
             those of `stages` also over the stages of the preset.
         check_named: Also check what it names: files and folders, the family of the student and its
-            options.
+            options, the losses and theirs.
 
     Raises:
         ConfigError: The file cannot be read, or the recipe has faults; all of them are listed.
@@ -56,9 +57,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_named: bool 
 def dump_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML with every default filled in; it loads again to an equal recipe."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    content["student"] |= {
-        name: _option_texts(value) for name, value in recipe.student.options.items()
-    }
+    content["student"] |= _option_texts(recipe.student.options)
+    for stage, written in zip(recipe.stages, content["stages"], strict=True):
+        for place, entry in enumerate(stage.distill if isinstance(stage, TrainStage) else ()):
+            written["distill"][place] |= _option_texts(entry.options)
     return yaml.dump(
         content,
         Dumper=_RecipeDumper,
@@ -99,6 +101,7 @@ def _validated(
         faults += missing_files(sections)
         if sections.student is not None:
             faults += student_faults(sections.student)
+        faults += distill_faults(sections.stages or ())
     return recipe, faults
 
 
@@ -166,7 +169,7 @@ def _fill_in_preset(raw: dict[str, Any]) -> str | None:
 
 
 class _OptionText(str):
-    """Text of an option of the student; written without quotes where it is a number or boolean."""
+    """Text of an option of the student or of a loss; written without quotes where it is a number or boolean."""
 
     __slots__ = ()
 

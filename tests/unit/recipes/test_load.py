@@ -191,6 +191,7 @@ def test_the_resolved_recipe_has_every_default(load_plain, project):
                 "stage": "train",
                 "images": {"labeled": 1.0},
                 "targets": {"labeled": "human"},
+                "distill": [],
                 "init": "pretrained",
                 "epochs": 1.0,
                 "batch_size": 16,
@@ -276,12 +277,13 @@ def test_what_is_dumped_loads_as_an_equal_recipe(
     assert load_recipe(tmp_path / "resolved.yaml", check_named=False) == recipe
 
 
-def test_faults_of_the_student_are_told_with_those_of_the_text(load_text):
+def test_faults_of_student_and_losses_are_told_with_those_of_the_text(load_text):
     with pytest.raises(ConfigError) as caught:
         load_text(
-            "name: a\nseed: [0]\nstudent: {detector: retinanet, neck_chanels: 32, head_depth: deep}\n"
+            "name: a\nseed: [0]\n"
+            "student: {detector: retinanet, neck_chanels: 32, head_depth: deep}\n"
             "data: {image_size: 64, labeled: {format: coco, images: i, annotations: a}}\n"
-            "stages: [{stage: train, steps: 1, optimizer: {lr: 1e-3}}]\n"
+            "stages: [{stage: train, steps: 1, optimizer: {lr: 1e-3}, distill: [{loss: feature}]}]\n"
         )
 
     for fault in (
@@ -289,6 +291,8 @@ def test_faults_of_the_student_are_told_with_those_of_the_text(load_text):
         "data.labeled.images: there is no folder",
         r"student.neck_chanels: unknown option.*Did you mean 'neck_channels'",
         "student.head_depth: found 'deep'",
+        r"stages\[0\].distill\[0\].loss: found 'feature'. Accepted: .*mean 'feature-imitation'",
+        r"stages\[0\].distill: .*teacher",
     ):
         assert re.search(fault, str(caught.value))
 
