@@ -169,7 +169,7 @@ def _fill_in_preset(raw: dict[str, Any]) -> str | None:
 
 
 class _OptionText(str):
-    """Text of an option of the student or of a loss; written without quotes where it is a number or boolean."""
+    """Text of an option of student or loss; a number or boolean is written without quotes."""
 
     __slots__ = ()
 
