@@ -201,13 +201,12 @@ def missing_files(recipe: Recipe | Sections) -> list[str]:
     sections = sections_of(recipe) if isinstance(recipe, Recipe) else recipe
     faults = []
     for where, path, kind in _named_paths(sections):
-        if not _exists(path, kind):
-            found = (
-                f"{str(path)!r} is no {kind}"
-                if _exists(path)
-                else f"there is no {kind} {str(path)!r}"
-            )
-            faults.append(f"{where}: {found}.{_advice(where, path)}")
+        if _exists(path, kind):
+            continue
+        if _exists(path, "file or folder"):
+            faults.append(f"{where}: {str(path)!r} is no {kind}. Give the path of a {kind}.")
+        else:
+            faults.append(f"{where}: there is no {kind} {str(path)!r}.{_advice(where, path)}")
     return faults
 
 
@@ -238,7 +237,7 @@ def _source_paths(where: str, source: SourceConfig) -> Iterator[tuple[str, Path,
         yield f"{where}.list", source.list, "file"
 
 
-def _exists(path: Path, kind: str = "file or folder") -> bool:
+def _exists(path: Path, kind: str) -> bool:
     test = {"folder": Path.is_dir, "file": Path.is_file}.get(kind, Path.exists)
     try:
         return test(path)

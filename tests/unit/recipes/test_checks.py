@@ -17,6 +17,17 @@ from distildet.recipes.checks import missing_files
             "stages[0]: a label stage needs a teacher. Add one to `teachers`.",
         ),
         (
+            ["teachers=[]", "stages[1].distill=[{loss: feature-imitation}]"],
+            "stages[1].distill: distillation needs a teacher. Add one to `teachers`.",
+        ),
+        (
+            [
+                "teachers=[{detector: teacher}, {detector: teacher}]",
+                "stages[1].distill=[{loss: feature-imitation}]",
+            ],
+            "stages[1].distill: found 2 teachers. One teacher is supported by distillation; remo",
+        ),
+        (
             ["teachers=[{detector: teacher}, {detector: teacher}]"],
             "stages[0]: found 2 teachers. One teacher is supported by a label stage; remove",
         ),
@@ -113,23 +124,26 @@ def test_sections_that_agree_pass(load_distilled, overrides):
     ("override", "message"),
     [
         ("data.labeled.images=no", "data.labeled.images: there is no folder '{}/no'. Relative"),
-        ("data.labeled.images=labels.json", "data.labeled.images: there is no folder"),
-        ("data.labeled.annotations=images", "data.labeled.annotations: there is no file"),
+        ("data.labeled.images=labels.json", "data.labeled.images: '{}/labels.json' is no folder."),
+        ("data.labeled.annotations=images", "data.labeled.annotations: '{}/images' is no file."),
         (
             "data.labeled={format: voc, images: images, annotations: labels.json}",
-            "data.labeled.annotations: there is no folder '{}/labels.json'.",
+            "data.labeled.annotations: '{}/labels.json' is no folder. Give the path of a folder.",
         ),
         (
             "data.validation={format: yolo, images: images, annotations: images}",
-            "data.validation.annotations: there is no file '{}/images'.",
+            "data.validation.annotations: '{}/images' is no file. Give the path of a file.",
         ),
         ("data.labeled.list=no.txt", "data.labeled.list: there is no file '{}/no.txt'."),
         ("data.validation.images=no", "data.validation.images: there is no folder '{}/no'."),
         ("data.unlabeled[0].images=no", "data.unlabeled[0].images: there is no folder"),
-        ("teachers[0].detector=labels.json", "teachers[0].detector: there is no folder"),
+        (
+            "teachers[0].detector=labels.json",
+            "teachers[0].detector: '{}/labels.json' is no folder.",
+        ),
         ("student.pretrained=no.pth", "student.pretrained: there is no file '{}/no.pth'."),
         ("stages[1].init=no", "stages[1].init: there is no file or folder '{}/no'."),
-        ("stages[1].init=pretraind", "the words: Accepted: pretrained, previous, teacher. Did you"),
+        ("stages[1].init=pretraind", "or a word. Accepted: pretrained, previous, teacher. Did you"),
     ],
 )
 def test_files_that_are_not_there_are_named(load_distilled, project, override, message):
