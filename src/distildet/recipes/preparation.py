@@ -108,15 +108,19 @@ class _Faults:
             self._found.append((place, error))
 
     def error(self) -> DistildetError:
-        """Return what was found as one error."""
+        """Return what was found as one error, which the first fault has caused."""
+        first = self._found[0][1]
         lines = [
             # Some messages begin with a key inside the place.
             str(error) if str(error).startswith(place) else f"{place}: {error}"
             for place, error in self._found
         ]
         if len(lines) == 1:
-            return type(self._found[0][1])(lines[0])
-        return ConfigError("\n".join([f"{len(lines)} faults:", *lines]))
+            error = type(first)(lines[0])
+        else:
+            error = ConfigError("\n".join([f"{len(lines)} faults:", *lines]))
+        error.__cause__ = first  # has the traceback that --debug shows
+        return error
 
 
 def _loaded(config: TeacherConfig) -> Teacher:
