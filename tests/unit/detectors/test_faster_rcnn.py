@@ -17,7 +17,6 @@ from distildet.errors import ConfigError, MissingPartError
 from distildet.structures import DETECTIONS, LOSSES, REGIONS, ImageBatch, Targets
 
 NUM_CLASSES = 7
-SIZES = [(90, 210), (128, 128), (60, 100), (100, 64)]
 LOSS_NAMES = {
     "objectness": "loss_objectness",
     "proposal_box": "loss_rpn_box_reg",
@@ -99,52 +98,11 @@ def make_pair(*, is_second_version=False, **options):
     return stock, ours
 
 
-def make_inputs():
-    generator = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, h, w, generator=generator) for h, w in SIZES]
-    targets = []
-    for (h, w), count in zip(SIZES, [3, 1, 0, 6], strict=True):
-        corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([w / 2, h / 2])
-        boxes = torch.cat([corners[:, 0], corners[:, 0] + corners[:, 1] + 4], dim=1)
-        labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
-        targets.append({"boxes": boxes, "labels": labels})
-    return images, targets
-
-
-def as_batch(images):
-    pixels = torch.zeros(len(images), 3, 128, 224)
-    for i, image in enumerate(images):
-        pixels[i, :, : image.shape[1], : image.shape[2]] = image
-    sizes = torch.tensor([image.shape[1:] for image in images])
-    return ImageBatch(
-        pixels=pixels,
-        sizes=sizes,
-        image_sizes=sizes,
-        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(images), 1, 1),
-        image_ids=tuple(str(i) for i in range(len(images))),
-    )
-
-
-def as_targets(targets, **changes):
-    return [
-        Targets(
-            **{
-                "boxes": t["boxes"],
-                "labels": t["labels"],
-                "weights": torch.ones(len(t["labels"])),
-                "ignore": torch.zeros(0, 4),
-                "known_classes": torch.ones(NUM_CLASSES, dtype=torch.bool),
-                "origin": "human",
-                **changes,
-            }
-        )
-        for t in targets
-    ]
-
-
 @pytest.mark.parametrize("is_second_version", [False, True])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_losses_equal_the_stock_model(is_second_version, is_training):
+def test_losses_equal_the_stock_model(
+    is_second_version, is_training, make_inputs, as_batch, as_targets
+):
     stock, ours = make_pair(is_second_version=is_second_version)
     images, targets = make_inputs()
     # Only the normalisations differ between the modes; stock computes losses in training mode.
@@ -165,7 +123,7 @@ def test_losses_equal_the_stock_model(is_second_version, is_training):
 
 
 @pytest.mark.parametrize("is_second_version", [False, True])
-def test_detections_equal_the_stock_model(is_second_version):
+def test_detections_equal_the_stock_model(is_second_version, make_inputs, as_batch):
     stock, ours = make_pair(is_second_version=is_second_version)
     images, _ = make_inputs()
     stock.eval()
@@ -184,8 +142,7 @@ def test_detections_equal_the_stock_model(is_second_version):
         assert torch.equal(found.labels + 1, wanted["labels"])
 
 
-def test_the_first_batch_does_not_decide_from_which_level_regions_are_pooled():
-    # Oracle: stock pooling, whose scales are guessed anew; an elongated batch misleads it.
+def test_the_first_batch_does_not_decide_from_which_level_regions_are_pooled(make_inputs, as_batch):
     _, ours = make_pair()
     images, _ = make_inputs()
     ours.eval()
@@ -216,7 +173,7 @@ def test_pooled_regions_equal_those_of_a_fresh_stock_pooling():
     assert torch.equal(pooled, fresh(features, [boxes], [(128, 224)]))
 
 
-def test_regions_with_losses_are_those_that_are_learned_from():
+def test_regions_with_losses_are_those_that_are_learned_from(make_inputs, as_batch, as_targets):
     _, ours = make_pair(region_samples=32)
     images, targets = make_inputs()
 
@@ -231,7 +188,7 @@ def test_regions_with_losses_are_those_that_are_learned_from():
     assert not any(boxes.requires_grad for boxes in regions.proposals)
 
 
-def test_given_proposals_are_judged_by_this_detector():
+def test_given_proposals_are_judged_by_this_detector(make_inputs, as_batch, as_targets):
     _, student = make_pair()
     teacher = make_pair()[1]
     teacher.load_state_dict({k: v * 1.01 for k, v in student.state_dict().items()})
@@ -249,7 +206,7 @@ def test_given_proposals_are_judged_by_this_detector():
     assert not torch.equal(judged.logits[0], learned.logits[0])
 
 
-def test_regions_alone_are_those_of_the_detections():
+def test_regions_alone_are_those_of_the_detections(make_inputs, as_batch):
     _, ours = make_pair(test_proposals=30)
     images, _ = make_inputs()
     ours.eval()
@@ -262,7 +219,7 @@ def test_regions_alone_are_those_of_the_detections():
     assert all(map(torch.equal, alone.logits, both.regions.logits))
 
 
-def test_unused_columns_take_part_in_the_softmax_and_in_nothing_else():
+def test_unused_columns_take_part_in_the_softmax_and_in_nothing_else(make_inputs, as_batch):
     stock, _ = make_pair()
     ours = FasterRCNN(
         ClassList(tuple("abdeg")),
@@ -293,7 +250,7 @@ def test_unused_columns_take_part_in_the_softmax_and_in_nothing_else():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_every_parameter_gets_a_gradient(count):
+def test_every_parameter_gets_a_gradient(count, make_inputs, as_batch, as_targets):
     _, ours = make_pair(is_second_version=True)
     images, targets = make_inputs()
     few = [{"boxes": t["boxes"][:count], "labels": t["labels"][:count]} for t in targets]
@@ -305,7 +262,9 @@ def test_every_parameter_gets_a_gradient(count):
     assert [n for n, p in ours.named_parameters() if p.grad is None] == []
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_draws_other_anchors():
+def test_the_same_seed_gives_the_same_losses_and_another_draws_other_anchors(
+    make_inputs, as_batch, as_targets
+):
     _, ours = make_pair(proposal_samples=16, region_samples=16)
     images, targets = make_inputs()
 
@@ -319,7 +278,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_draws_other_anchors():
     assert losses_at(3) != losses_at(4)
 
 
-def test_losses_are_float32_under_autocast():
+def test_losses_are_float32_under_autocast(make_inputs, as_batch, as_targets):
     _, ours = make_pair()
     images, targets = make_inputs()
     ours.eval()
@@ -336,7 +295,7 @@ def test_losses_are_float32_under_autocast():
         torch.testing.assert_close(value, full[name], rtol=0.1, atol=0.05)
 
 
-def test_a_bundle_gives_the_same_detections(tmp_path):
+def test_a_bundle_gives_the_same_detections(tmp_path, make_inputs, as_batch):
     _, ours = make_pair(test_proposals=50)
     ours.eval()
     images, _ = make_inputs()
@@ -399,7 +358,7 @@ def test_it_learns_one_image_by_heart():
     torch.testing.assert_close(found.boxes[order], boxes, rtol=0, atol=4.0)
 
 
-def test_a_part_that_is_not_offered_is_refused():
+def test_a_part_that_is_not_offered_is_refused(make_inputs, as_batch):
     _, ours = make_pair()
     images, _ = make_inputs()
 

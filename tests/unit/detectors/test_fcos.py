@@ -11,10 +11,9 @@ from distildet.classes import ClassList
 from distildet.detectors.bundle import load_detector, save_detector
 from distildet.detectors.fcos import FCOS
 from distildet.errors import ConfigError
-from distildet.structures import DENSE, DETECTIONS, FEATURES_HEAD, LOSSES, ImageBatch, Targets
+from distildet.structures import DENSE, DETECTIONS, FEATURES_HEAD, LOSSES
 
 NUM_CLASSES = 7
-SIZES = [(90, 210), (128, 128), (60, 100), (100, 64)]
 LOSS_NAMES = {
     "classification": "classification",
     "box": "bbox_regression",
@@ -61,52 +60,11 @@ def make_tiny(**options):
     )
 
 
-def make_inputs():
-    generator = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, h, w, generator=generator) for h, w in SIZES]
-    targets = []
-    for (h, w), count in zip(SIZES, [3, 1, 0, 6], strict=True):
-        corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([w / 2, h / 2])
-        low = corners[:, 0]
-        boxes = torch.cat([low, low + corners[:, 1] + 4], dim=1)
-        labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
-        targets.append({"boxes": boxes, "labels": labels})
-    return images, targets
-
-
-def as_batch(images, canvas=(128, 224)):
-    pixels = torch.zeros(len(images), 3, *canvas)
-    for i, image in enumerate(images):
-        pixels[i, :, : image.shape[1], : image.shape[2]] = image
-    sizes = torch.tensor([image.shape[1:] for image in images])
-    return ImageBatch(
-        pixels=pixels,
-        sizes=sizes,
-        image_sizes=sizes,
-        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(images), 1, 1),
-        image_ids=tuple(str(i) for i in range(len(images))),
-    )
-
-
-def as_targets(targets, num_classes=NUM_CLASSES):
-    return [
-        Targets(
-            boxes=t["boxes"],
-            labels=t["labels"],
-            weights=torch.ones(len(t["labels"])),
-            ignore=torch.zeros(0, 4),
-            known_classes=torch.ones(num_classes, dtype=torch.bool),
-            origin="human",
-        )
-        for t in targets
-    ]
-
-
 EMPTY = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_losses_equal_the_stock_model(is_training):
+def test_losses_equal_the_stock_model(is_training, make_inputs, as_batch, as_targets):
     stock, ours = make_pair()
     images, targets = make_inputs()
     stock.train(is_training)
@@ -126,7 +84,7 @@ def test_losses_equal_the_stock_model(is_training):
         torch.testing.assert_close(losses[name], expected[stock_name], rtol=1e-5, atol=1e-6)
 
 
-def test_detections_equal_the_stock_model():
+def test_detections_equal_the_stock_model(make_inputs, as_batch):
     stock, ours = make_pair()
     images, _ = make_inputs()
     stock.eval()
@@ -145,7 +103,7 @@ def test_detections_equal_the_stock_model():
         assert torch.equal(found.labels, wanted["labels"])
 
 
-def test_priors_are_squares_of_one_stride_around_the_locations():
+def test_priors_are_squares_of_one_stride_around_the_locations(as_batch):
     ours = make_tiny().eval()
 
     dense = ours(as_batch([torch.rand(3, 32, 64)], (32, 64)), want={DENSE}).dense
@@ -158,7 +116,7 @@ def test_priors_are_squares_of_one_stride_around_the_locations():
     assert min(c.min() for c in dense.box_codes) >= 0
 
 
-def test_tower_features_are_those_of_the_spec():
+def test_tower_features_are_those_of_the_spec(as_batch):
     ours = make_tiny().eval()
 
     features = ours(as_batch([torch.rand(3, 32, 64)], (32, 64)), want={FEATURES_HEAD}).features
@@ -168,7 +126,7 @@ def test_tower_features_are_those_of_the_spec():
     assert {name: maps.shape[1] for name, maps in features.items()}.items() <= stated.items()
 
 
-def test_every_parameter_gets_a_gradient_without_boxes():
+def test_every_parameter_gets_a_gradient_without_boxes(as_batch, as_targets):
     ours = make_tiny()
     batch = as_batch([torch.rand(3, 64, 64)] * 2, (64, 64))
 
@@ -179,7 +137,7 @@ def test_every_parameter_gets_a_gradient_without_boxes():
     assert [n for n, p in ours.named_parameters() if p.grad is None] == []
 
 
-def test_losses_are_float32_under_autocast_and_priors_too():
+def test_losses_are_float32_under_autocast_and_priors_too(as_batch, as_targets):
     ours = make_tiny()
     batch = as_batch([torch.rand(3, 64, 64)], (64, 64))
     box = {"boxes": torch.tensor([[9.0, 9, 39, 39]]), "labels": torch.tensor([1])}
@@ -193,7 +151,7 @@ def test_losses_are_float32_under_autocast_and_priors_too():
     assert all(value.isfinite() for value in output.losses.values())
 
 
-def test_every_side_of_an_untrained_box_has_a_gradient():
+def test_every_side_of_an_untrained_box_has_a_gradient(as_batch):
     ours = make_tiny()
 
     dense = ours(as_batch([torch.rand(3, 64, 64)], (64, 64)), want={DENSE}).dense
@@ -201,7 +159,7 @@ def test_every_side_of_an_untrained_box_has_a_gradient():
     assert min(codes.min() for codes in dense.box_codes) > 0
 
 
-def test_it_overfits_one_image():
+def test_it_overfits_one_image(as_batch, as_targets):
     ours = make_tiny(neck_channels=16)
     ours.freeze_batch_norm()
     pixels = torch.zeros(3, 64, 64)

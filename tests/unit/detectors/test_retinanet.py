@@ -10,10 +10,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import ConfigError, MissingPartError
-from distildet.structures import DETECTIONS, LOSSES, ImageBatch, Targets
+from distildet.structures import DETECTIONS, LOSSES, ImageBatch
 
 NUM_CLASSES = 7
-SIZES = [(90, 210), (128, 128), (60, 100), (100, 64)]
 
 
 def make_pair(box_loss="l1"):
@@ -40,53 +39,9 @@ def make_pair(box_loss="l1"):
     return stock, ours
 
 
-def make_inputs():
-    generator = torch.Generator().manual_seed(1)
-    images = [torch.rand(3, h, w, generator=generator) for h, w in SIZES]
-    targets = []
-    for (h, w), count in zip(SIZES, [3, 1, 0, 6], strict=True):
-        corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor([w / 2, h / 2])
-        low = corners[:, 0]
-        boxes = torch.cat([low, low + corners[:, 1] + 4], dim=1)
-        labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
-        targets.append({"boxes": boxes, "labels": labels})
-    return images, targets
-
-
-def as_batch(images):
-    pixels = torch.zeros(len(images), 3, 128, 224)
-    for i, image in enumerate(images):
-        pixels[i, :, : image.shape[1], : image.shape[2]] = image
-    sizes = torch.tensor(SIZES)
-    return ImageBatch(
-        pixels=pixels,
-        sizes=sizes,
-        image_sizes=sizes,
-        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(images), 1, 1),
-        image_ids=tuple(str(i) for i in range(len(images))),
-    )
-
-
-def as_targets(targets, **changes):
-    return [
-        Targets(
-            **{
-                "boxes": t["boxes"],
-                "labels": t["labels"],
-                "weights": torch.ones(len(t["labels"])),
-                "ignore": torch.zeros(0, 4),
-                "known_classes": torch.ones(NUM_CLASSES, dtype=torch.bool),
-                "origin": "human",
-                **changes,
-            }
-        )
-        for t in targets
-    ]
-
-
 @pytest.mark.parametrize("box_loss", ["l1", "giou"])
 @pytest.mark.parametrize("is_training", [True, False])
-def test_losses_equal_the_stock_model(box_loss, is_training):
+def test_losses_equal_the_stock_model(box_loss, is_training, make_inputs, as_batch, as_targets):
     stock, ours = make_pair(box_loss)
     images, targets = make_inputs()
     stock.train(is_training)
@@ -106,7 +61,7 @@ def test_losses_equal_the_stock_model(box_loss, is_training):
     torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-5, atol=1e-6)
 
 
-def test_detections_equal_the_stock_model():
+def test_detections_equal_the_stock_model(make_inputs, as_batch):
     stock, ours = make_pair()
     images, _ = make_inputs()
     stock.eval()
@@ -125,7 +80,7 @@ def test_detections_equal_the_stock_model():
         assert torch.equal(found.labels, wanted["labels"])
 
 
-def test_every_parameter_gets_a_gradient_without_boxes():
+def test_every_parameter_gets_a_gradient_without_boxes(make_inputs, as_batch, as_targets):
     _, ours = make_pair()
     images, _ = make_inputs()
     empty = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * len(
@@ -139,7 +94,7 @@ def test_every_parameter_gets_a_gradient_without_boxes():
     assert [n for n, p in ours.named_parameters() if p.grad is None] == []
 
 
-def test_a_part_that_is_not_offered_is_refused():
+def test_a_part_that_is_not_offered_is_refused(make_inputs, as_batch):
     _, ours = make_pair()
     images, _ = make_inputs()
 
@@ -147,7 +102,7 @@ def test_a_part_that_is_not_offered_is_refused():
         ours(as_batch(images), want={"queries"})
 
 
-def test_padding_does_not_change_a_picture():
+def test_padding_does_not_change_a_picture(make_inputs, as_batch):
     _, ours = make_pair()
     ours.eval()
     images, _ = make_inputs()
