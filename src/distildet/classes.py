@@ -130,12 +130,17 @@ def map_classes(
             faults.append(
                 f"unknown_classes has {name!r}, but the teacher has this class. Take it out there."
             )
-        elif not is_known and name not in unknown:
+        elif not is_known and name not in unknown and name not in given:
             free = [n for n, label in zip(source, labels, strict=True) if label is None]
             faults.append(
                 f"the teacher has no class {name!r}. {similar_names(name, free)} Name its "
                 f"counterpart in class_map, as in {{{(free or ['ITS CLASS'])[0]}: {name}}}, or "
                 f"list {name!r} in unknown_classes."
+            )
+        elif not is_known and name not in unknown and given[name] in {*target, DROP}:
+            faults.append(
+                f"class_map takes the teacher's class {name!r} away from the student's. Take it "
+                f"out there, or list {name!r} in unknown_classes."
             )
     if faults:
         raise ClassMapError("\n".join(faults))

@@ -250,7 +250,7 @@ IMAGE_CASES = [
         ),
         command=LABEL,
         code=0,
-        says=("Left out: 1 of 8 images", "of 7 images: out/labels.json"),
+        says=("Left out: 1 of 8 images", "of 7 images", "out/labels.json"),
     ),
     Case(
         name="50 a damaged image with a line feed in its name",

@@ -103,7 +103,7 @@ def test_a_mapping_says_which_classes_are_known_and_prints_as_a_table():
             [
                 "class_map has 'tvs', which is no class of the teacher. Nearest: 'tv'",
                 "maps 'tv' to 'tvmonitr', which is no class of the student.*mean 'tvmonitor'",
-                "the teacher has no class 'dog'",
+                "class_map takes the teacher's class 'dog' away from the student's",
             ],
         ),
         (

@@ -19,7 +19,7 @@ from distildet.errors import WeightsError
 
 # Where training scripts put the weights in a checkpoint, the moving average first.
 _KEYS_OF_CHECKPOINTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_UNSUPPORTED_GLOBAL = re.compile(r"Unsupported global: GLOBAL (\S+)")
+_UNSUPPORTED_GLOBAL = re.compile(r"(?i:unsupported)(?: global:)? GLOBAL (\S+)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,8 +72,8 @@ class RunData:
                 sizes[stream] = len(dataset)
         return sizes
 
-    def dropped(self) -> list[str]:
-        """Return one line for each record or kind of image that was left out of any dataset."""
+    def remarks(self) -> list[str]:
+        """Return one line for all that was left out of any dataset, or is worth a look."""
         datasets = (self.labeled, self.hidden, self.unlabeled, self.validation)
         lines = [line for dataset in datasets if dataset is not None for line in dataset.dropped]
         return list(dict.fromkeys([*lines, *self.notes]))

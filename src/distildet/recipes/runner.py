@@ -129,7 +129,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
 
 
 def _tell_dropped(context: RunContext) -> None:
-    lines = context.data.dropped()
+    lines = context.data.remarks()
     if lines:
         context.progress.message("Left out of the data, or worth a look:")
     for line in lines:

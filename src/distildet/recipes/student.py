@@ -97,10 +97,19 @@ def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContex
 
 def _copy_all(source: Detector, student: Detector, path: Path, context: RunContext) -> None:
     _refuse_permuted_classes(source, context, str(path))
-    try:
-        student.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: these weights do not fit the student: {error}") from error
+    own, given = student.state_dict(), source.state_dict()
+    others = [
+        name
+        for name in dict.fromkeys([*own, *given])
+        if name not in own or name not in given or own[name].shape != given[name].shape
+    ]
+    if others:
+        raise WeightsError(
+            f"{path}: these weights do not fit the student: {len(others)} tensors are missing, "
+            f"unknown or of another shape, such as {', '.join(others[:3])}. Give the student the "
+            "options that these weights were trained with, or use init: pretrained."
+        )
+    student.load_state_dict(given)
 
 
 def _refuse_permuted_classes(source: Detector, context: RunContext, where: str) -> None:

@@ -89,7 +89,7 @@ def test_validation_images_are_left_out_of_the_unlabeled_ones_and_told(folder, l
     )
 
     assert ids(data.dataset("unlabeled")) == ["d.png"]
-    assert [line for line in data.dropped() if "data.validation" in line] == [
+    assert [line for line in data.remarks() if "data.validation" in line] == [
         "1 unlabeled images are left out, since the metrics are measured on them (data.validation)"
     ]
 
@@ -107,7 +107,7 @@ def test_unlabeled_copies_of_validation_images_are_left_out_and_told(folder, loa
     data = load(unlabeled=[source(folder)], validation=source(folder, "val.json"))
 
     assert ids(data.dataset("unlabeled")) == ["a.png", "b.png"]
-    assert data.dropped() == [
+    assert data.remarks() == [
         "1 unlabeled images are left out, since the metrics are measured on them (data.validation)",
         "1 unlabeled images are left out, since images that the metrics are measured on "
         "(data.validation) have the same bytes: 'd.png' = 'c.png'",
@@ -120,7 +120,7 @@ def test_labeled_copies_of_validation_images_are_told(folder, load):
     data = load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
 
     assert ids(data.labeled) == ["a.png", "b.png"]
-    assert [line.partition(". ")[0] for line in data.dropped()] == [
+    assert [line.partition(". ")[0] for line in data.remarks()] == [
         "1 images of data.labeled are learned from, although images of data.validation have the "
         "same bytes: 'b.png' = 'c.png'"
     ]
@@ -164,7 +164,7 @@ def test_what_readers_note_reaches_the_user_once(folder, load):
 
     data = load(unlabeled=[source(folder), source(folder)])
 
-    assert data.dropped() == [
+    assert data.remarks() == [
         f"{folder / 'images'}: all frames or pages but the first of 1 images: 'e.gif'"
     ]
 
@@ -290,4 +290,4 @@ def test_boxes_that_were_left_out_are_told_once(folder, load):
 
     data = load(labeled=source(folder, "train.json", fraction="0.5"), unlabeled=["labeled-rest"])
 
-    assert len(data.dropped()) == 1
+    assert len(data.remarks()) == 1

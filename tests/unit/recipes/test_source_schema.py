@@ -54,7 +54,7 @@ def test_labeled_images_may_have_any_format(load, source):
 
     assert data.labeled.classes.names == ("dog",)
     assert data.labeled.samples[0].annotations.boxes.tolist() == [[4, 3, 6, 7]]
-    assert "1 images without" in " ".join(data.dropped())
+    assert "1 images without" in " ".join(data.remarks())
 
 
 @pytest.mark.parametrize("source", [VOC_SOURCE, YOLO_SOURCE])
@@ -62,7 +62,7 @@ def test_boxes_of_unlabeled_images_are_not_looked_at_but_left_out_images_are_tol
     data = load(unlabeled=[source])
 
     assert [(s.id, s.annotations) for s in data.unlabeled.samples] == [("a.png", None)]
-    assert "1 images without" in " ".join(data.dropped())
+    assert "1 images without" in " ".join(data.remarks())
 
 
 def test_strict_reading_is_passed_on(load):
