@@ -142,7 +142,7 @@ SCHEMA_CASES = [
             "--set stages[0]:1:1: the alias *x is refused. Write the value out.",
             "data.workers: found 'two'.",
             "stages[1].optimizer.lr: found 'fast'. Accepted: a finite number.",
-            "teachers[0].detector: there is no folder",
+            "teachers[0].detector: there is no folder or .pth file",
         ),
     ),
 ]
@@ -171,7 +171,12 @@ FILE_CASES = [
                 "data.unlabeled[0].list: there is no fi",
                 START,
             ),
-            (TEACHER, "{detector: gone}", "teachers[0].detector: there is no folder '", START),
+            (
+                TEACHER,
+                "{detector: gone}",
+                "teachers[0].detector: there is no folder or .pth file '",
+                START,
+            ),
             (TEACHER, "{detector: gone.pth}", "teachers[0].detector: there is no file '", START),
             (
                 "pretrained: false",

@@ -47,8 +47,8 @@ TEACHER_CASES = [
         ),
         says=(
             "teachers[0]: class_map has 'caar', which is no class of the teacher. Nearest: 'car'.",
-            "class_map maps 'no' to 'not', which is no class of the student.",
-            "unknown_classes has 'cr', which is no class of the student.",
+            "teachers[0]: class_map maps 'no' to 'not', which is no class of the student.",
+            "teachers[0]: unknown_classes has 'cr', which is no class of the student.",
         ),
     ),
     Case(

@@ -1,7 +1,7 @@
 """`distildet label`: a teacher's boxes for a folder of images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,6 +41,16 @@ def label(
         typer.Option(help="Format to write, coco if none; may be given several times."),
     ] = None,
     image_prefix: ImagePrefixOption = IMAGE_PREFIX,
+    on_bad_image: Annotated[
+        Literal["error", "quarantine"],
+        typer.Option(help="What an image that cannot be labeled does: end the work, or be listed."),
+    ] = "quarantine",
+    max_bad_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Largest share of images in quarantine, rounded up to whole images."
+        ),
+    ] = 0.01,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
@@ -66,10 +76,13 @@ def label(
     for name in formats:
         if name != ExportFormat.COCO:
             refuse_others(out / name)
-    samples = read_folder(images, listed=listed).samples
+    dataset = read_folder(images, listed=listed)
+    samples = dataset.samples
     loaded = Teacher(teacher)
     classes = loaded.detector.spec.classes
     console = Console()
+    for line in dataset.notes:
+        console.message(f"Left out: {line}")
     try:
         with locked(out), interruptible() as interruption:
             store = label_with(
@@ -83,6 +96,8 @@ def label(
                 interruption=interruption,
                 progress=console,
                 work="images",
+                on_bad_image=on_bad_image,
+                max_bad_fraction=max_bad_fraction,
             )
             records = stored_records(
                 read_labels(store, samples), classes, thresholds=dict.fromkeys(classes, threshold)

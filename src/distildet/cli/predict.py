@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distildet.cli.console import Console, print_line
+from distildet.cli.console import Console, print_error, print_line
 from distildet.cli.options import BatchSizeOption, DeviceOption, ModelArgument
-from distildet.errors import DataError
+from distildet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from distildet.classes import ClassList
@@ -28,7 +28,8 @@ def predict(
     model: ModelArgument,
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[
-        Path | None, typer.Option(help="New folder for detections.json and the drawn images.")
+        Path | None,
+        typer.Option(help="New or empty folder for detections.json and the drawn images."),
     ] = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Boxes below this score are left out.")
@@ -38,20 +39,24 @@ def predict(
 ) -> None:
     """Detect objects; prints JSON, or writes it with drawn images to --out.
 
+    Images that cannot be read are left out and named; the exit code is then 2.
+
     Example: distildet predict runs/NAME/student photos --out found
     """
     from distildet import artefacts
     from distildet.detectors.bundle import load_detector
-    from distildet.recipes.run_folder import refuse_foreign
     from distildet.recipes.runner import choose_device
     from distildet.report.drawing import draw_detections
 
     if out is not None:
-        refuse_foreign(out, begun_with=DRAWN)
-    files = _files(images)
+        _refuse_used(out)
+    files, notes = _files(images)
     detector = load_detector(model).to(choose_device(device))
     classes = detector.spec.classes
     console = Console()
+    for line in notes:
+        # Standard output is JSON alone where there is no folder.
+        (print_error if out is None else console.message)(f"Left out: {line}")
     document: dict[str, list[dict[str, Any]]] = {}
     faults: list[str] = []
     for name, path, found in _detect(detector, files, batch_size):
@@ -74,6 +79,20 @@ def predict(
         raise DataError(f"{len(faults)} images were left out:\n" + "\n".join(faults))
 
 
+def _refuse_used(out: Path) -> None:
+    """Make sure that nothing can be overwritten: the folder is new or empty."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(
+            f"{out}: a folder is to be written, but a file has this name. Choose another --out."
+        )
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if names:
+        raise ConfigError(
+            f"{out}: cannot be written to, since it is not empty (it has {names[0]!r}). Choose a "
+            "new folder with --out."
+        )
+
+
 def _drawn_name(name: str) -> str:
     """Return the name of the drawing of an image; no two images have the same.
 
@@ -91,14 +110,22 @@ def _drawn_name(name: str) -> str:
     return f"{folder}{slash}{file}.png"
 
 
-def _files(images: Path) -> list[tuple[str, Path]]:
+def _files(images: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
+    """Return names and paths of the images, and what is said about those left out."""
     from distildet.data.folder import read_folder
 
     if not images.exists():
         raise DataError(f"{images}: there is no such file or folder. Give an image or a folder.")
     if images.is_file():
-        return [(images.name, images)]
-    return [(sample.id, sample.path) for sample in read_folder(images).samples]
+        return [(images.name, images)], ()
+    if not images.is_dir():
+        kind = "a pipe" if images.is_fifo() else "a socket" if images.is_socket() else "a device"
+        raise DataError(
+            f"{images}: found {kind}, which is never waited for. Give an image or a folder of "
+            "images."
+        )
+    dataset = read_folder(images)
+    return [(sample.id, sample.path) for sample in dataset.samples], dataset.notes
 
 
 def _detect(

@@ -109,7 +109,11 @@ def _take_id(section: str, record: Record, taken: Mapping[int, Any], faults: Fau
         faults.add(f"{section}: 'id' must be an integer", f"found {record_id!r:.80}")
         return None
     if record_id in taken:
-        faults.add(f"{section}: 'id' must be unique, but occurs again", str(record_id))
+        faults.add(
+            f"{section}: 'id' must be unique, but occurs again; give each record an id of its own, "
+            "or remove the record that is there twice",
+            str(record_id),
+        )
         return None
     return record_id
 
@@ -127,7 +131,11 @@ def _read_categories(
                 f"category {category_id} has {name!r:.80}",
             )
         elif name in name_by_id.values():
-            faults.add("categories: 'name' must be unique, but occurs again", repr(name))
+            faults.add(
+                "categories: 'name' must be unique, but occurs again; rename one, or give its "
+                "annotations the id of the other and remove it",
+                repr(name),
+            )
         elif category_id is not None:
             name_by_id[category_id] = name
     # Without sound class names nothing below can be judged.
@@ -146,7 +154,11 @@ def _read_images(records: Sequence[Record], folder: Path, faults: Faults) -> dic
         if not isinstance(name, str) or not is_inside(name):
             faults.add(f"images: {LEAVES_ROOT}", f"image {image_id} has {name!r:.120}")
         elif Path(name).as_posix() in names:
-            faults.add("images: 'file_name' must be unique, but occurs again", repr(name))
+            faults.add(
+                "images: 'file_name' must be unique, but occurs again; keep one record of each "
+                "image and give all its annotations that id",
+                repr(name),
+            )
         elif not all(_is_count(side) for side in size):
             faults.add(
                 "images: 'height' and 'width' must be whole numbers above 0",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from distildet.data.faults import MAX_EXAMPLES, Faults
 from distildet.data.names import one_line
+from distildet.data.unfetched import LONGEST_START_BYTES, describe_unfetched
 from distildet.errors import DataError
 
 MAX_PIXELS = 2**27
@@ -42,7 +43,7 @@ _TURNS = {
 }
 _NUM_PROBES = 100
 # The endings of formats that can hold several pictures.
-_FRAMED_SUFFIXES = frozenset({".gif", ".png", ".apng", ".webp", ".tif", ".tiff", ".avif"})
+_FRAMED_SUFFIXES = frozenset({".gif", ".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs"})
 
 
 def probe_size(path: Path) -> tuple[int, int]:
@@ -192,13 +193,12 @@ def _too_large(path: Path, found: str) -> str:
 
 def _describe_content(path: Path) -> str:
     with path.open("rb") as file:
-        start = file.read(512).lstrip()
+        start = file.read(LONGEST_START_BYTES).lstrip()
     if not start:
         return "the file is empty. Copy or download it again."
-    if start.startswith(b"version https://git-lfs"):
-        return "the file is a Git LFS pointer, not an image. Run `git lfs pull`."
-    if start[:100].lower().startswith((b"<!doctype html", b"<html")):
-        return "the file is an HTML page, not an image. The download probably failed: repeat it."
+    unfetched = describe_unfetched(start, "an image")
+    if unfetched is not None:
+        return unfetched
     if start.startswith((b"II*\0", b"MM\0*")):
         return (
             "the file is a TIFF of a kind that cannot be read, such as 64-bit float. "

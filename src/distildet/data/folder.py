@@ -18,7 +18,10 @@ from distildet.data.names import (
 from distildet.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".png", ".apng", ".bmp", ".webp"),
+        *(".tif", ".tiff", ".gif", ".avif", ".avifs", ".ppm", ".pgm"),
+    }
 )
 """File name endings taken for images, in lower case; a list may name files of any ending."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distildet.data.names import require_regular_file
+from distildet.data.unfetched import describe_unfetched
 from distildet.errors import DataError
 
 _NUM_SHOWN = 6
@@ -48,11 +49,16 @@ def read_json(path: Path) -> Any:
 def _read_text(path: Path) -> str:
     try:
         require_regular_file(path)
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{path}: the file cannot be read ({error.strerror}). Give the path of a JSON file."
         ) from error
+    unfetched = describe_unfetched(content, "JSON")
+    if unfetched is not None:
+        raise DataError(f"{path}: {unfetched}")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: byte {error.start} is not UTF-8 text. Save the file as UTF-8."

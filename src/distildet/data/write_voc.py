@@ -16,14 +16,16 @@ _ANNOTATIONS = "Annotations"
 _LIST = "ImageSets/Main/all.txt"
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _SHOWN_CLASSES = 5
+# A millionth of a pixel; what is beyond is noise of the arithmetic.
+_DECIMALS = 6
 
 
 def write_voc(folder: Path, records: Sequence[ImageRecord], classes: ClassList) -> tuple[str, ...]:
     """Write a folder with `Annotations/NAME.xml` for each image, and `ImageSets/Main/all.txt`.
 
-    Edges are distances in pixels from the left and upper edge of the image, not rounded, and
-    without the 1 that the development kit of VOC adds. Crowd regions are marked difficult. An
-    image without boxes has a file without objects: background.
+    Edges are distances in pixels from the left and upper edge of the image, rounded to a
+    millionth, and without the 1 that the development kit of VOC adds. Crowd regions are marked
+    difficult. An image without boxes has a file without objects: background.
 
     Scores and areas are not part of the format and are not written. Neither is the list of the
     classes: who reads the files knows those that have a box, in the order of the alphabet.
@@ -97,8 +99,11 @@ def _add(parent: Element, tag: str, text: str) -> None:
 
 
 def _number(edge: float) -> str:
-    """Return the shortest text of exactly this number, whole ones as programs of VOC want them."""
-    return str(int(edge)) if edge.is_integer() else repr(edge)
+    """Return a rounded number without needless zeros, whole ones as programs of VOC want them."""
+    rounded = round(edge, _DECIMALS)
+    if rounded.is_integer():
+        return str(int(rounded))
+    return f"{rounded:.{_DECIMALS}f}".rstrip("0")
 
 
 def _classes_left_out(records: Sequence[ImageRecord], classes: ClassList) -> list[str]:

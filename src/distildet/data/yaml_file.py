@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from distildet.data.names import require_regular_file
+from distildet.data.unfetched import describe_unfetched
 from distildet.errors import DataError
 
 SIZE_LIMIT_BYTES = 1_000_000
@@ -21,8 +22,8 @@ def read_yaml(path: Path) -> Any:
     A byte order mark is passed over.
 
     Raises:
-        DataError: It is no file or cannot be read, is larger than `SIZE_LIMIT_BYTES`, is not
-            UTF-8, or `parse_yaml` refuses it.
+        DataError: It is no file or cannot be read, is an HTML page or a Git LFS pointer, is
+            larger than `SIZE_LIMIT_BYTES`, is not UTF-8, or `parse_yaml` refuses it.
     """
     try:
         require_regular_file(path)
@@ -32,6 +33,9 @@ def read_yaml(path: Path) -> Any:
         raise DataError(
             f"{path}: the file cannot be read ({error.strerror}). Give the path of a YAML file."
         ) from error
+    unfetched = describe_unfetched(content, "YAML")
+    if unfetched is not None:
+        raise DataError(f"{path}: {unfetched}")
     if len(content) > SIZE_LIMIT_BYTES:
         raise DataError(
             f"{path}: larger than {SIZE_LIMIT_BYTES} bytes. Accepted: a short YAML file; "
@@ -56,8 +60,8 @@ def parse_yaml(text: str, source: str) -> Any:
         DataError: It is no YAML, or has more than one document, an anchor, alias, tag or
             double key; all are listed, with line and column.
     """
-    reader = _PlainReader(text, source)
     try:
+        reader = _PlainReader(text, source)
         value = reader.read()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -86,7 +90,8 @@ class _PlainReader:
     def __init__(self, text: str, source: str) -> None:
         self.faults: list[str] = []
         self._source = source
-        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=yaml.BaseLoader))
+        self._loader = yaml.BaseLoader(text)
+        self._events: Iterator[Any] = iter(self._next_event, None)
 
     def read(self) -> Any:
         """Return the value of the one document; an empty text is an empty text."""
@@ -100,6 +105,17 @@ class _PlainReader:
             elif isinstance(event, yaml.NodeEvent):
                 value = self._node(event, depth=1)
         return value
+
+    def _next_event(self) -> Any:
+        """Return the next event, or None after the last one."""
+        try:
+            return self._loader.get_event()
+        except (ValueError, OverflowError) as error:  # PyYAML's, of \U00110000 and %YAML 9...9
+            place = _place(self._source, self._loader.get_mark())
+            raise DataError(
+                f"{place}: no YAML: a number of a character or version is too large. Accepted "
+                "for a character: up to 10FFFF."
+            ) from error
 
     def _refuse(self, event: Any, message: str) -> None:
         self.faults.append(f"{_place(self._source, event.start_mark)}: {message}")

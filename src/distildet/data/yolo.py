@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
 from distildet.data.names import is_regular_file, one_line
 from distildet.data.yaml_file import read_yaml
-from distildet.data.yolo_rows import Row, read_rows
+from distildet.data.yolo_rows import LabelFile, Row, read_rows
 from distildet.errors import DataError
 
 _INDEX = re.compile(r"[0-9]{1,9}")
+# Of annotations in the other formats; JSON would pass as YAML.
+_OTHER_SUFFIXES = frozenset({".json", ".xml"})
 
 
 def label_path(image: Path) -> Path:
@@ -53,7 +55,8 @@ def read_yolo(
 
     Boxes are clipped to the image. Rows that cannot be used, that have no area in the image, or
     that stand in a file twice are left out and noted in `dropped` with file and line; the other
-    rows of the file are kept.
+    rows of the file are kept. An image of which no row is left is not background: it is left out
+    as unlabeled, and noted too.
 
     Args:
         images: Folder of the images, such as images/train; see `label_path` for their labels.
@@ -69,26 +72,25 @@ def read_yolo(
 
     Raises:
         DataError: A file cannot be read, the names are contradictory, no image has a label file,
-            no row can be used, or most rows look like pixels; all faults are listed, each kind
-            with its first records.
+            no row can be used, or a tenth of the rows look like pixels; all faults are listed,
+            each kind with its first records.
     """
     class_list = _read_class_list(annotations)
     found = read_folder(images, listed=listed, root=root)
     faults = Faults(annotations)
     label_by_image, unlabeled = _find_labels(found.samples, annotations, faults)
-    rows_by_path, dropped = read_rows(list(label_by_image.values()), len(class_list), faults)
-    samples = []
-    for sample in found.samples:
-        if sample.path in label_by_image:
-            rows = rows_by_path[label_by_image[sample.path]]
-            records = _read_boxes(sample.path, rows, faults, dropped)
-            samples.append(replace(sample, annotations=collect_annotations(records)))
+    file_by_path, dropped = read_rows(list(label_by_image.values()), len(class_list), faults)
+    file_by_image = {image: file_by_path[path] for image, path in label_by_image.items()}
+    samples, without_area, rejected = _annotated(found.samples, file_by_image, faults)
+    num_usable = sum(len(file.rows) for file in file_by_path.values()) - len(without_area)
+    dropped += without_area
     if strict:
         refuse_dropped(dropped, faults)
-    elif dropped and not any(map(len, rows_by_path.values())):
+    elif dropped and not num_usable:
         for line in dropped:
             faults.add("no row can be used; correct them", line)
     faults.raise_if_any()
+    dropped += rejected
     if unlabeled:
         dropped.append(unlabeled_line(annotations, unlabeled, "a label file"))
     return Dataset(
@@ -98,6 +100,12 @@ def read_yolo(
 
 def _read_class_list(path: Path) -> ClassList:
     """Return the names of a data.yaml in the order of their numbers."""
+    if path.is_dir() or path.suffix.lower() in _OTHER_SUFFIXES:
+        raise DataError(
+            f"{one_line(path)}: in the format yolo the annotations are a data.yaml with the class "
+            "names under 'names'; the label files are found by the images. Give the path of the "
+            "data.yaml, or the format of this: coco for JSON, voc for a folder of XML."
+        )
     document = read_yaml(path)
     if not isinstance(document, dict):
         raise DataError(
@@ -167,24 +175,49 @@ def _find_labels(
     return label_by_image, unlabeled
 
 
+def _annotated(
+    samples: Sequence[Sample], file_by_image: Mapping[Path, LabelFile], faults: Faults
+) -> tuple[list[Sample], list[str], list[str]]:
+    """Return the labeled images, and lines of rows without area and of images without any row."""
+    labeled: list[Sample] = []
+    without_area: list[str] = []
+    rejected: list[str] = []
+    for sample in samples:
+        file = file_by_image.get(sample.path)
+        if file is None:
+            continue
+        records, pointless = _read_boxes(sample.path, file.rows, faults)
+        without_area += pointless
+        reasons = [*file.rejected, *pointless]
+        if records or not reasons:
+            labeled.append(replace(sample, annotations=collect_annotations(records)))
+        else:
+            rejected.append(
+                f"image {sample.id!r} is left out as not labeled, since none of its rows can be "
+                f"used; the first of {len(reasons)}: {reasons[0]}"
+            )
+    return labeled, without_area, rejected
+
+
 def _read_boxes(
-    image: Path, rows: Sequence[Row], faults: Faults, dropped: list[str]
-) -> list[BoxRecord]:
-    """Return the boxes of an image; rows that have no area there are added to `dropped`."""
+    image: Path, rows: Sequence[Row], faults: Faults
+) -> tuple[list[BoxRecord], list[str]]:
+    """Return the boxes of an image, and a line for each row that has no area there."""
     try:
         height, width = probe_size(image)
     except DataError as error:
         faults.add("images must be readable", str(error))
-        return []
+        return [], []
     records = []
+    without_area = []
     for row in rows:
         x1, y1, x2, y2 = row.corners
         corners = (x1 * width, y1 * height, x2 * width, y2 * height)
         clipped = clip_corners(corners, (height, width))
         if clipped is None:
-            dropped.append(f"{row.place}: no area inside the image of {width}x{height} pixels")
+            without_area.append(f"{row.place}: no area inside the image of {width}x{height} pixels")
             continue
         x1, y1, x2, y2 = clipped
         area = (x2 - x1) * (y2 - y1)
         records.append(BoxRecord(corners=clipped, label=row.label, area=area, crowd=False))
-    return records
+    return records, without_area

@@ -12,6 +12,9 @@ from distildet.data.names import one_line
 
 # Boxes drawn over the edge of an image are a little above 1; nobody draws half an image beyond it.
 _LARGEST_FRACTION = 1.5
+# Nothing but pixels is meant by larger numbers; one row in ten is no slip of the pen any more.
+_LARGEST_SLIP = 2.0
+_ROWS_A_SLIP = 10
 _NUM_EXAMPLES = 3
 
 
@@ -29,58 +32,77 @@ class Row(NamedTuple):
     corners: Corners
 
 
+class LabelFile(NamedTuple):
+    """What a label file says.
+
+    Args:
+        rows: Those that can be used, each once.
+        rejected: A line for each row that cannot be used.
+    """
+
+    rows: list[Row]
+    rejected: list[str]
+
+
 def read_rows(
     paths: Sequence[Path], num_classes: int, faults: Faults
-) -> tuple[dict[Path, list[Row]], list[str]]:
+) -> tuple[dict[Path, LabelFile], list[str]]:
     """Read label files.
 
     Args:
         paths: The files.
         num_classes: Classes are 0..num_classes - 1.
-        faults: Where files that cannot be read are noted, and that most rows look like pixels.
+        faults: Where files that cannot be read are noted, and that many rows look like pixels.
 
     Returns:
-        For each file the rows that can be used, each once; and lines that tell of the others.
+        What each file says; and lines that tell of all rows that are left out.
     """
-    rows_by_path: dict[Path, list[Row]] = {}
-    dropped: list[str] = []
+    file_by_path: dict[Path, LabelFile] = {}
     repeated: list[str] = []
     pixels: list[str] = []
     num_rows = 0
     for path in paths:
         kept: dict[tuple[int, tuple[float, ...]], Row] = {}
+        rejected: list[str] = []
         for place, columns in _lines(path, faults):
             label, numbers, reason = _read_columns(columns, num_classes)
             num_rows += not reason
             if reason:
-                dropped.append(f"{place}: {reason}")
+                rejected.append(f"{place}: {reason}")
             elif max(numbers) > _LARGEST_FRACTION:
-                pixels.append(f"{place} has {' '.join(columns)!r:.80}")
+                rejected.append(
+                    f"{place} has {' '.join(columns)!r:.80}: far beyond 1, but fractions of the "
+                    "image are accepted"
+                )
+                pixels += rejected[-1:] if max(numbers) > _LARGEST_SLIP else []
             elif (label, numbers) in kept:
                 repeated.append(place)
             else:
                 kept[label, numbers] = Row(place, label, _corners(numbers))
-        rows_by_path[path] = list(kept.values())
-    dropped += _judge_pixels(pixels, num_rows, faults)
+        file_by_path[path] = LabelFile(list(kept.values()), rejected)
+    dropped = [line for file in file_by_path.values() for line in file.rejected]
+    if _note_pixels(pixels, num_rows, faults):
+        told = set(pixels)
+        dropped = [line for line in dropped if line not in told]
     if repeated:
         examples = ", ".join(repeated[:MAX_EXAMPLES])
         more = ", ..." if len(repeated) > MAX_EXAMPLES else ""
         dropped.append(f"{len(repeated)} rows that stand in their file already: {examples}{more}")
-    return rows_by_path, dropped
+    return file_by_path, dropped
 
 
-def _judge_pixels(pixels: Sequence[str], num_rows: int, faults: Faults) -> list[str]:
-    """Return a line for each row that is far beyond the image, or note that most of them are."""
-    if 2 * len(pixels) <= num_rows:
-        return [f"{row}: far beyond 1, but fractions of the image are accepted" for row in pixels]
+def _note_pixels(pixels: Sequence[str], num_rows: int, faults: Faults) -> bool:
+    """Note that rows look like pixels if they are more than slips; tell whether they are."""
+    if not pixels or _ROWS_A_SLIP * len(pixels) < num_rows:
+        return False
     kind = (
         f"these look like pixels, since {len(pixels)} of {num_rows} rows have a number above "
-        f"{_LARGEST_FRACTION}; accepted are fractions 0..1: divide x by the width and y by the "
+        f"{_LARGEST_SLIP:g}; accepted are fractions 0..1: divide x by the width and y by the "
         "height of the image; examples"
     )
-    for example in pixels[:_NUM_EXAMPLES]:
-        faults.add(kind, example)
-    return []
+    for line in pixels[:_NUM_EXAMPLES]:
+        faults.add(kind, line.partition(": far beyond")[0])
+    return True
 
 
 def _lines(path: Path, faults: Faults) -> Iterator[tuple[str, list[str]]]:

@@ -1,6 +1,7 @@
 """Networks of timm as feature extractors, with weights from its download or from a file."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from distildet.detectors.probing import not_a_pyramid
 from distildet.detectors.weight_names import in_timm_names
 from distildet.detectors.weights_file import read_weights
 from distildet.errors import WeightsError
+
+_NUM_EXAMPLES = 3
+# A line of torch's message: name, shape in the file, shape in the network.
+_MISFIT = re.compile(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 
 
 def timm_features(
@@ -69,7 +74,8 @@ def timm_features_of_file(name: str, path: Path, indices: Sequence[int]) -> Any:
         if tensor.equal(others[key]) and not key.endswith("num_batches_tracked")
     ]
     if missing:
-        reason = f"{len(missing)} tensors of the network are not in it, such as {missing[:3]}"
+        examples = missing[:_NUM_EXAMPLES]
+        reason = f"{len(missing)} tensors of the network are not in it, such as {examples}"
         raise not_loaded(name, reason, pretrained=path)
     return body
 
@@ -86,10 +92,24 @@ def _without_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _in_short(reason: str) -> str:
+    """Return a reason with the first of the tensors that do not fit: there may be hundreds."""
+    misfits = _MISFIT.findall(reason)
+    if not misfits:
+        return reason
+    shown = "; ".join(
+        f"{name} is {found} and must be {expected}"
+        for name, found, expected in misfits[:_NUM_EXAMPLES]
+    )
+    more = "; ..." if len(misfits) > _NUM_EXAMPLES else ""
+    return f"{len(misfits)} tensors have another shape than those of the network: {shown}{more}"
+
+
 def not_loaded(name: str, reason: Exception | str, *, pretrained: bool | Path) -> WeightsError:
     """Return the error for weights of a backbone that cannot be had."""
+    in_short = _in_short(str(reason))
     source = f"file {pretrained}" if isinstance(pretrained, Path) else "its library's download"
     return WeightsError(
-        f"Backbone {name!r}: weights from {source} could not be loaded ({reason}). "
+        f"Backbone {name!r}: weights from {source} could not be loaded ({in_short}). "
         "Give `pretrained` the path of a file of this network's weights, or false for none."
     )

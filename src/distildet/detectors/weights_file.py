@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from distildet.errors import WeightsError
 # Where training scripts put the weights in a checkpoint, the moving average first.
 _KEYS_OF_CHECKPOINTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _UNSUPPORTED_GLOBAL = re.compile(r"(?i:unsupported)(?: global:)? GLOBAL (\S+)")
+
+_ARCHIVE = b"PK\x03\x04"
+# Of the older format of torch, and of safetensors.
+_EARLY_END = re.compile("unexpected EOF|not fully covered")
+_CUT_OFF = "it ends too early and may be cut off: copy or download it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +82,21 @@ def _read(path: Path) -> Any:
             f"{path}: contains code ({code[1]}), which is never run. Where the model was trained, "
             "save only model.state_dict() and give that file."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too early"
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, EOFError) or _EARLY_END.search(reason) or _is_cut_archive(path):
+            reason = _CUT_OFF
         raise _not_weights(path, reason) from error
+
+
+def _is_cut_archive(path: Path) -> bool:
+    """Tell whether a file begins like what `torch.save` writes and lacks the end of it."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_ARCHIVE)) == _ARCHIVE
+    except OSError:
+        return False
+    return begins and not zipfile.is_zipfile(path)
 
 
 def _not_weights(path: Path, reason: str) -> WeightsError:

@@ -24,6 +24,9 @@ from distildet.recipes.source_schema import ANNOTATIONS_BY_FORMAT
 from distildet.recipes.streams import LABELED_BY, Stream
 from distildet.recipes.values import INIT_WORDS, Boolean
 
+# What a teacher is given by; whether a path without this suffix exists, a folder alone can say.
+_BUNDLE = "folder or .pth file"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sections:
@@ -220,7 +223,8 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
             if isinstance(source, SourceConfig):
                 yield from _source_paths(where, source)
     for index, teacher in enumerate(sections.teachers or ()):
-        kind = "file" if teacher.detector.suffix.lower() in STOCK_SUFFIXES else "folder"
+        is_stock = teacher.detector.suffix.lower() in STOCK_SUFFIXES
+        kind = "file" if is_stock else _BUNDLE
         yield f"teachers[{index}].detector", teacher.detector, kind
     if sections.student is not None and isinstance(sections.student.pretrained, Path):
         yield "student.pretrained", sections.student.pretrained, "file"
@@ -238,7 +242,9 @@ def _source_paths(where: str, source: SourceConfig) -> Iterator[tuple[str, Path,
 
 
 def _exists(path: Path, kind: str) -> bool:
-    test = {"folder": Path.is_dir, "file": Path.is_file}.get(kind, Path.exists)
+    test = {"folder": Path.is_dir, _BUNDLE: Path.is_dir, "file": Path.is_file}.get(
+        kind, Path.exists
+    )
     try:
         return test(path)
     except OSError:  # a name that is too long, or a folder that may not be entered

@@ -111,16 +111,23 @@ class _Faults:
         """Return what was found as one error, which the first fault has caused."""
         first = self._found[0][1]
         lines = [
-            # Some messages begin with a key inside the place.
-            str(error) if str(error).startswith(place) else f"{place}: {error}"
-            for place, error in self._found
+            _placed(line, place) for place, error in self._found for line in str(error).split("\n")
         ]
-        if len(lines) == 1:
-            error = type(first)(lines[0])
+        if len(self._found) == 1:
+            error = type(first)("\n".join(lines))
         else:
-            error = ConfigError("\n".join([f"{len(lines)} faults:", *lines]))
+            count = sum(not line.startswith(" ") for line in lines)
+            error = ConfigError("\n".join([f"{count} faults:", *lines]))
         error.__cause__ = first  # has the traceback that --debug shows
         return error
+
+
+def _placed(line: str, place: str) -> str:
+    """Return a line of a message with the key of the recipe that it is about.
+
+    Some lines begin with a key inside the place; those that are indented go on from others.
+    """
+    return line if line.startswith((place, " ")) else f"{place}: {line}"
 
 
 def _loaded(config: TeacherConfig) -> Teacher:

@@ -20,6 +20,14 @@ from distildet.recipes.values import (
 )
 
 Streams = dict[Stream, Annotated[Number, Field(gt=0)]]
+_IGNORE_FLOOR = 0.1
+
+
+def _numbers(threshold: str | float | Mapping[str, float]) -> list[float]:
+    """Return the numbers in a threshold: none in auto, several in a mapping."""
+    if isinstance(threshold, Mapping):
+        return list(threshold.values())
+    return [] if isinstance(threshold, str) else [threshold]
 
 
 class LabelStage(Section):
@@ -33,9 +41,9 @@ class LabelStage(Section):
         "boxes an image as the labels have), one number, or a number for each class name.",
     )
     ignore_floor: Share = Field(
-        default=0.1,
+        default_factory=lambda stage: min([_IGNORE_FLOOR, *_numbers(stage["threshold"])]),
         description="Detections between this score and the threshold become ignore regions; those "
-        "below it are dropped.",
+        "below it are dropped. By default 0.1, or the lowest threshold where that is smaller.",
     )
     fallback_threshold: Share = Field(
         default=0.4, description="Threshold of classes for which there is no other."
@@ -65,9 +73,7 @@ class LabelStage(Section):
     @field_validator("ignore_floor")
     @classmethod
     def _lies_below_the_thresholds(cls, value: float, info: ValidationInfo) -> float:
-        given = info.data.get("threshold", "auto")
-        thresholds = given if isinstance(given, dict) else {"": given}
-        numbers = [number for number in thresholds.values() if number != "auto"]
+        numbers = _numbers(info.data.get("threshold", "auto"))
         if value > min(numbers, default=1.0):
             raise complete_fault(
                 f"found {value}, above the threshold {min(numbers)}. "

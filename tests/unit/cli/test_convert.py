@@ -105,6 +105,13 @@ def test_all_that_is_left_out_is_printed(convert, tmp_path):
     assert lines[3:] == ["Left out: 1 crowd regions: YOLO has no regions to ignore"]
 
 
+def test_json_is_no_data_yaml(convert, tmp_path):
+    done = convert("--format", "yolo", "--to", "voc", "--out", tmp_path / "out")
+
+    assert isinstance(done.exception, DataError)
+    assert "coco.json: in the format yolo the annotations are a data.yaml" in str(done.exception)
+
+
 def test_strict_refuses_a_box_that_would_be_left_out(convert, tmp_path):
     done = convert("--to", "yolo", "--out", tmp_path / "out", "--strict")
 

@@ -1,6 +1,7 @@
 """`distildet label` and the formats that it exports."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from distildet.classes import ClassList
 from distildet.cli.app import app
 from distildet.data.annotated import read_annotated
 from distildet.detectors.bundle import build_detector, save_detector
-from distildet.errors import ConfigError
+from distildet.errors import ConfigError, DataError, GateError
 
 
 @pytest.fixture
@@ -108,3 +109,41 @@ def test_an_unknown_format_is_refused(label):
 
     assert done.exit_code == 2
     assert "'pascal' is not one of 'coco', 'yolo', 'voc', 'label-studio'" in done.stderr
+
+
+def test_pipes_in_the_folder_are_told(label, tmp_path):
+    os.mkfifo(tmp_path / "images" / "c.png")
+
+    done = label()
+
+    assert done.exit_code == 0, done.output
+    assert f"Left out: {tmp_path / 'images'}: 1 pipes, devices or broken" in done.stdout
+
+
+def test_one_damaged_image_of_few_is_set_aside(label, tmp_path):
+    (tmp_path / "images" / "c.png").write_bytes(b"damaged")
+
+    done = label()
+
+    assert done.exit_code == 0, done.output
+    assert "Left out: 1 of 3 images, which cannot be labeled" in done.stdout
+
+
+def test_several_damaged_images_need_a_larger_share(label, tmp_path):
+    [(tmp_path / "images" / name).write_bytes(b"damaged") for name in ("c.png", "d.png")]
+
+    refused, done = label(), label("--max-bad-fraction", "0.5")
+
+    assert isinstance(refused.exception, GateError)
+    assert "lists 2 of 4 images" in str(refused.exception)
+    assert done.exit_code == 0, done.output
+    assert "Left out: 2 of 4 images, which cannot be labeled" in done.stdout
+
+
+def test_a_damaged_image_can_end_the_work(label, tmp_path):
+    (tmp_path / "images" / "c.png").write_bytes(b"damaged")
+
+    done = label("--on-bad-image", "error")
+
+    assert isinstance(done.exception, DataError)
+    assert "c.png: the file is not an image" in str(done.exception)

@@ -145,8 +145,16 @@ def test_listed_images_without_a_record_are_named(write, tmp_path):
 @pytest.mark.parametrize(
     ("images", "annotations", "message"),
     [
-        ([image(1), image(1, "b.png")], [], r"images: 'id' must be unique.*\(1\): 1"),
-        ([image(1), image(2)], [], r"'file_name' must be unique.*'a\.png'"),
+        (
+            [image(1), image(1, "b.png")],
+            [],
+            r"images: 'id' must be unique.*; give each record an id of its own, .*\(1\): 1",
+        ),
+        (
+            [image(1), image(2)],
+            [],
+            r"'file_name' must be unique.*; keep one record of each .*'a\.png'",
+        ),
         ([image("1")], [], r"images: 'id' must be an integer \(1\): found '1'"),
         ([image(1, "gone.png")], [], r"missing \(1\): 'gone\.png'"),
         ([image(1, "sub")], [], r"missing \(1\): 'sub'"),
@@ -178,7 +186,10 @@ def test_faulty_records_are_refused(write, images, annotations, message):
         ([], "'categories' is an empty list"),
         ([{"id": "1", "name": "cat"}], r"categories: 'id' must be an integer.*found '1'"),
         ([{"id": 1, "name": "cat"}] * 2, r"categories: 'id' must be unique.*1"),
-        ([{"id": 1, "name": "x"}, {"id": 2, "name": "x"}], r"'name' must be unique.*'x'"),
+        (
+            [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}],
+            r"'name' must be unique.*; rename one, .*'x'",
+        ),
         ([{"id": 1}], r"must be a text that is not empty.*category 1 has None"),
         ([{"id": 1, "name": " "}], r"must be a text that is not empty.*category 1 has ' '"),
     ],

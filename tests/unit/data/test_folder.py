@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distildet.data.decode import decode_image
 from distildet.data.folder import read_folder
 from distildet.errors import DataError
 
@@ -27,6 +28,25 @@ def test_images_are_found_in_all_folders_in_order(images):
     assert [sample.id for sample in dataset.samples] == ["a.PNG", "b.jpg", "sub/c.JPeG"]
     assert [sample.annotations for sample in dataset.samples] == [None, None, None]
     assert dataset.classes is None
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".jp2", "JPEG2000"),
+        (".j2k", "JPEG2000"),
+        (".jfif", "JPEG"),
+        (".jpe", "JPEG"),
+        (".apng", "PNG"),
+        (".avifs", "AVIF"),
+    ],
+)
+def test_rare_endings_are_those_of_images_too(tmp_path, suffix, kind):
+    Image.new("RGB", (16, 8)).save(tmp_path / f"a{suffix}", kind)
+
+    assert [decode_image(sample.path).shape for sample in read_folder(tmp_path).samples] == [
+        (3, 8, 16)
+    ]
 
 
 def test_ids_are_relative_to_the_root(images):

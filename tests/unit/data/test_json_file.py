@@ -43,6 +43,20 @@ def test_faulty_json_is_refused_with_the_place(tmp_path, content, message):
         read_json(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!doctype html>\n<p>404", "the file is an HTML page, not JSON. The download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a Git LFS pointer, not"),
+    ],
+)
+def test_what_was_never_fetched_is_named(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"a\.json: .*{message}"):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
     make(tmp_path / "a.json")

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +165,35 @@ def test_boxes_come_through_several_formats(route, images, record_of, tmp_path_f
         records, classes = image_records(dataset, folder / name / "images")
 
     assert_same(dataset, first)
+
+
+def contents(folder):
+    """Return the bytes of the files that hold boxes."""
+    paths = [*folder.rglob("*.xml"), *folder.rglob("*.txt")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@few_examples
+@given(images=two_images)
+@example(images=LARGE)
+def test_files_do_not_change_between_voc_and_yolo(images, record_of, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("route")
+    records, classes = (
+        [
+            record_of(image_name, [box for _, box in drawn], [label for label, _ in drawn], size=s)
+            for image_name, (s, drawn) in zip(NAMES, images, strict=True)
+        ],
+        CLASSES,
+    )
+
+    for place in ("voc", "yolo", "voc-again/voc", "yolo-again/yolo"):
+        name = Path(place).name
+        write_annotations(name, folder / place, records, classes)
+        dataset = read_again(folder / place, name, images)
+        records, classes = image_records(dataset, folder / place / "images")
+
+    assert contents(folder / "voc-again" / "voc") == contents(folder / "voc")
+    assert contents(folder / "yolo-again" / "yolo") == contents(folder / "yolo")
 
 
 @pytest.mark.parametrize("name", ["coco", "voc"])

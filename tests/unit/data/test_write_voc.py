@@ -27,7 +27,7 @@ def test_document_by_hand(tmp_path, record_of):
         "    <difficult>0</difficult>\n"
         "    <bndbox>\n"
         "      <xmin>1</xmin>\n"
-        "      <ymin>0.30000000000000004</ymin>\n"
+        "      <ymin>0.3</ymin>\n"
         "      <xmax>4.5</xmax>\n"
         "      <ymax>2</ymax>\n"
         "    </bndbox>\n"
@@ -44,6 +44,24 @@ def test_document_by_hand(tmp_path, record_of):
         "  </object>\n"
         "</annotation>\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("edge", "text"),
+    [
+        (19.000000000000004, "19"),
+        (18.9999999, "19"),
+        (4.25, "4.25"),
+        (1 / 3, "0.333333"),
+        (1.5e-5, "0.000015"),
+        (-0.0, "0"),
+    ],
+)
+def test_edges_are_rounded_to_a_millionth_of_a_pixel(tmp_path, record_of, edge, text):
+    write_voc(tmp_path / "out", [record_of("a.jpg", [(edge, 0, 20, 10)])], CLASSES)
+
+    document = fromstring((tmp_path / "out" / "Annotations" / "a.xml").read_bytes())
+    assert document.findtext("object/bndbox/xmin") == text
 
 
 def test_crowd_regions_are_marked_difficult(tmp_path, record_of):

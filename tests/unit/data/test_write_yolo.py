@@ -38,6 +38,16 @@ def test_numbers_are_written_without_an_exponent(tmp_path, record_of):
     assert text == "0 0.00000025 0.00000025 0.0000005 0.0000005\n"
 
 
+def test_thirds_end_after_the_eleventh_decimal(tmp_path, record_of):
+    # Centre (5, 5) and 10 / 3 a side of an image with sides of 10.
+    record = record_of("a.jpg", [(10 / 3, 10 / 3, 20 / 3, 20 / 3)], size=(10, 10))
+
+    write_yolo(tmp_path / "out", [record], CLASSES)
+
+    text = (tmp_path / "out" / "labels" / "a.txt").read_text()
+    assert text == "0 0.5 0.5 0.33333333333 0.33333333333\n"
+
+
 def test_what_the_format_cannot_say_is_counted(tmp_path, record_of):
     records = [
         record_of("a.jpg", [(0, 0, 5, 5), (0, 0, 9, 9)], crowd=[False, True], scores=[0.5, 0.25]),

@@ -44,6 +44,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
         read_yaml(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!doctype html>\n<p>404", "the file is an HTML page, not YAML. The download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a Git LFS pointer, not"),
+    ],
+)
+def test_what_was_never_fetched_is_named(tmp_path, content, message):
+    (tmp_path / "a.yaml").write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"a\.yaml: .*{message}"):
+        read_yaml(tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
     make(tmp_path / "a.yaml")
@@ -66,6 +80,9 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, make):
         ("a: 1\n--- \nb: 2\n", ":2:1: a second document begins here. One is accepted."),
         ('a: "\\0"\n', ":1:4: the text '\\x00' has a character that no text may have."),
         ('a: "\\uD800"\n', ":1:4: the text '\\ud800' has a character"),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', ":2:7: no YAML: a number of a character or version is too"),
+        ('a: "\\U00110000"\n', ":1:7: no YAML: a number of a character or version is too large."),
+        (f"%YAML {'9' * 5000}.1\n--- a\n", ":1:7: no YAML: a number of a character or version"),
         ("a: [1,\n", ":2:1: no YAML: expected the node content"),
         ("a:\n\tb: 1\n", ":2:1: no YAML: found character '\\t' that cannot start any token."),
         ("a: b: c\n", ":1:5: no YAML: mapping values are not allowed here."),

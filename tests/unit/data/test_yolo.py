@@ -176,7 +176,7 @@ BAD_ROWS = [
     ("1 0.25 0.5 0 0.4", "no area inside the image of 20x10 pixels"),
     ("1 0.25 0.5 0.1 -0.4", "no area inside the image of 20x10 pixels"),
     ("1 1.25 0.5 0.1 0.4", "no area inside the image of 20x10 pixels"),
-    ("1 5 5 2 4", "has '1 5 5 2 4': far beyond 1, but fractions of the image are accepted"),
+    ("1 1.75 0.5 1.9 0.4", "has '1 1.75 0.5 1.9 0.4': far beyond 1, but fractions of the image"),
 ]
 
 
@@ -215,16 +215,51 @@ def test_rows_that_stand_in_a_file_twice_count_once(yolo):
     assert dataset.dropped[0].endswith("a.txt:4")
 
 
-def test_rows_that_mostly_look_like_pixels_are_one_fault_with_three_examples(yolo):
+def test_rows_that_look_like_pixels_are_one_fault_with_three_examples(yolo):
     pixels = "".join(f"0 5 5 {side} 4\n" for side in (2, 3, 4, 6))
 
     with pytest.raises(DataError) as caught:
         read_yolo(*yolo(a=f"{ROW}\n{pixels}", b="0 1 2\n"))
 
     message = str(caught.value)
-    assert "these look like pixels, since 4 of 5 rows have a number above 1.5" in message
+    assert "these look like pixels, since 4 of 5 rows have a number above 2" in message
     assert "a.txt:2 has '0 5 5 2 4'; " in message
     assert message.count("a.txt:") == 3
+
+
+def rows_across(count):
+    """Return this many rows of boxes that differ, all of them usable."""
+    return "".join(f"0 0.5 0.5 {number / 100} 0.5\n" for number in range(1, count + 1))
+
+
+def test_a_tenth_of_the_rows_in_pixels_is_a_fault_also_beside_good_files(yolo):
+    with pytest.raises(DataError, match=r"since 1 of 10 rows have a number above 2; .*b\.txt:1"):
+        read_yolo(*yolo(a=rows_across(9), b="1 5 5 2 4"))
+
+
+def test_fewer_rows_in_pixels_than_a_tenth_are_left_out_and_named(yolo):
+    dataset = read_yolo(*yolo(a=rows_across(10), b=f"1 5 5 2 4\n{ROW}", sub__c=""))
+
+    assert [len(sample.annotations.boxes) for sample in dataset.samples] == [10, 1, 0]
+    assert len(dataset.dropped) == 1
+    assert "b.txt:1 has '1 5 5 2 4': far beyond 1, but fractions" in dataset.dropped[0]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS)
+def test_an_image_without_a_usable_row_is_not_labeled(yolo, row, reason):
+    dataset = read_yolo(*yolo(a=ROW, b=row, sub__c=""))
+
+    assert [sample.id for sample in dataset.samples] == ["a.png", "sub/c.png"]
+    assert dataset.dropped[-1].startswith(
+        "image 'b.JPG' is left out as not labeled, since none of its rows can be used; the first "
+        "of 1: "
+    )
+    assert reason in dataset.dropped[-1]
+
+
+def test_rows_without_area_alone_are_no_labels(yolo):
+    with pytest.raises(DataError, match=r"no row can be used; .*\(1\): .*a\.txt:1: no area inside"):
+        read_yolo(*yolo(a="0 0.5 0.5 0 0.5", b=""))
 
 
 def test_labels_without_a_single_usable_row_are_refused(yolo):
@@ -266,6 +301,14 @@ def test_images_that_would_share_a_label_file_are_refused(yolo):
 def test_without_any_label_file_there_is_no_dataset(yolo):
     with pytest.raises(DataError, match=r"3 images without a label file.*there is no .*labels/a\."):
         read_yolo(*yolo())
+
+
+@pytest.mark.parametrize("name", ["labels.JSON", "a.xml", "labels"])
+def test_annotations_of_another_format_are_told_from_a_data_yaml(yolo, tmp_path, name):
+    images, _ = yolo(a=ROW)
+
+    with pytest.raises(DataError, match=rf"{name}: .* are a data\.yaml .* coco for JSON, voc for"):
+        read_yolo(images, tmp_path / "data" / name)
 
 
 def test_a_missing_data_yaml_is_named(yolo, tmp_path):

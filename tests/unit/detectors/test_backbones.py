@@ -249,6 +249,20 @@ def test_weights_that_would_be_left_at_random_are_named(left_out, missing, tmp_p
         build_backbone("test_efficientnet", levels=LEVELS, pretrained=tmp_path / "weights.pth")
 
 
+def test_of_weights_of_another_network_three_tensors_and_the_count_are_shown(tmp_path):
+    state = timm.create_model("test_efficientnet").state_dict()
+    other = {n: t.repeat(2, *[1] * (t.dim() - 1)) if t.dim() else t for n, t in state.items()}
+    torch.save(other, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError) as caught:
+        build_backbone("test_efficientnet", levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+    message = str(caught.value)
+    assert "tensors have another shape than those of the network: conv_stem.weight is " in message
+    assert message.count(" and must be ") == 3
+    assert len(message) < 500 + len(str(tmp_path))
+
+
 def test_weights_of_a_whole_classifier_load_without_a_warning(tmp_path, caplog):
     torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
 
@@ -276,3 +290,42 @@ def test_efficientnet_lite_sees_pixels_as_it_was_trained(name):
     # (x - 127) / 128 of bytes.
     assert backbone.mean == pytest.approx([127 / 255] * 3)
     assert backbone.std == pytest.approx([128 / 255] * 3)
+
+
+def as_average(state):
+    """As the moving average in checkpoints of torchvision's reference script."""
+    named = {f"module.{name}": tensor for name, tensor in state.items()}
+    return {"model": {}, "model_ema": {"n_averaged": torch.tensor(8), **named}}
+
+
+@pytest.mark.parametrize("wrap", [dict, as_average])
+@pytest.mark.parametrize("num_classes", [5, 1000])
+def test_a_fine_tuned_classifier_gives_its_backbone(wrap, num_classes, tmp_path):
+    state = models.resnet18(weights=None, num_classes=num_classes).state_dict()
+    torch.save(wrap(state), tmp_path / "weights.pth")
+
+    backbone = build_backbone(
+        "torchvision/resnet18", levels=LEVELS, pretrained=tmp_path / "weights.pth"
+    )
+
+    assert torch.equal(
+        backbone.state_dict()["body.layer4.1.conv2.weight"], state["layer4.1.conv2.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(more=torch.zeros(1)), r"0 tensors are missing .* 1 unknown .*'more'"),
+        (lambda s: s.pop("conv1.weight"), r"1 tensors are missing \(such as \['conv1.weight'\]"),
+        (lambda s: s.update({"conv1.weight": torch.zeros(1)}), r"(?s)could not be loaded.*conv1"),
+        (lambda s: s["bn1.bias"].fill_(float("inf")), r"1 tensors .* not finite .*'bn1\.bias'"),
+    ],
+)
+def test_weights_of_a_torchvision_backbone_are_whole_and_finite(change, message, tmp_path):
+    state = models.resnet18(weights=None).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=message):
+        build_backbone("torchvision/resnet18", levels=LEVELS, pretrained=tmp_path / "weights.pth")

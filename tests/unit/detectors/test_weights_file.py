@@ -85,11 +85,34 @@ def test_other_files_are_refused(content, name, tmp_path):
         read_weights(tmp_path / name)
 
 
-def test_a_truncated_file_is_refused(file):
-    torch.save(TENSORS, file)
-    file.write_bytes(file.read_bytes()[:-100])
+@pytest.mark.parametrize("is_archive", [True, False])
+@pytest.mark.parametrize("left", [5, 1000, -10])
+def test_a_file_that_is_cut_off_is_said_to_be(is_archive, left, file):
+    tensors = {"a": torch.zeros(1000)}
+    torch.save(tensors, file, _use_new_zipfile_serialization=is_archive)
+    file.write_bytes(file.read_bytes()[:left])
 
-    with pytest.raises(WeightsError, match="not a file of weights"):
+    with pytest.raises(
+        WeightsError, match=r"not a file of weights \(it ends .* may be cut off: co"
+    ):
+        read_weights(file)
+
+
+def test_safetensors_that_are_cut_off_are_said_to_be(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:-5])
+
+    with pytest.raises(
+        WeightsError, match=r"not a file of weights \(it ends .* may be cut off: co"
+    ):
+        read_weights(path)
+
+
+def test_a_single_byte_is_refused(file):
+    file.write_bytes(b"\x80")
+
+    with pytest.raises(WeightsError, match=r"not a file of weights \(index out of range\)"):
         read_weights(file)
 
 

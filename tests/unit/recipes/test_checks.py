@@ -139,7 +139,7 @@ def test_sections_that_agree_pass(load_distilled, overrides):
         ("data.unlabeled[0].images=no", "data.unlabeled[0].images: there is no folder"),
         (
             "teachers[0].detector=labels.json",
-            "teachers[0].detector: '{}/labels.json' is no folder.",
+            "teachers[0].detector: '{}/labels.json' is no folder or .pth file. Give the path of a ",
         ),
         ("student.pretrained=no.pth", "student.pretrained: there is no file '{}/no.pth'."),
         ("stages[1].init=no", "stages[1].init: there is no file or folder '{}/no'."),
@@ -160,7 +160,7 @@ def test_files_are_only_checked_where_asked_for(load_distilled, project):
     recipe = load_distilled("teachers[0].detector=no", check_named=False)
 
     assert missing_files(recipe) == [
-        f"teachers[0].detector: there is no folder '{project}/no'. "
+        f"teachers[0].detector: there is no folder or .pth file '{project}/no'. "
         "Relative paths start at the folder of the recipe."
     ]
 

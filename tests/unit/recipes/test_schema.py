@@ -133,8 +133,6 @@ def test_a_fault_of_a_train_stage_is_named(load_plain, override, message):
         ("threshold=1.5", r"threshold: found '1\.5'\. Accepted: less than or equal to 1"),
         ("threshold={no: high}", r"threshold\.no: found 'high'\. Accepted: a finite number"),
         ("threshold={a b: 2}", r"threshold\['a b'\]: found '2'"),
-        ("threshold=0.05", r"ignore_floor: found 0\.1, above the threshold 0\.05\."),
-        ("threshold={a: 0.5, b: 0.05}", r"ignore_floor: found 0\.1, above the threshold 0\.05\."),
         ("fallback_threshold=0.05", r"fallback_threshold: found 0\.05\. Accepted: ignore_floor"),
         ("batch_size=0", r"batch_size: found '0'"),
         ("weighting=soft", r"weighting: found 'soft'\. Accepted: hard, score"),
@@ -145,6 +143,22 @@ def test_a_fault_of_a_train_stage_is_named(load_plain, override, message):
 def test_a_fault_of_a_label_stage_is_named(load_distilled, override, message):
     with pytest.raises(ConfigError, match=rf"stages\[0\]\.{message}"):
         load_distilled(f"stages[0].{override}")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "floor"),
+    [("auto", 0.1), ("0.5", 0.1), ("0.05", 0.05), ("{a: 0.5, b: 0.02}", 0.02), ("{}", 0.1)],
+)
+def test_the_default_ignore_floor_lies_below_every_threshold(load_distilled, threshold, floor):
+    recipe = load_distilled(f"stages[0].threshold={threshold}")
+
+    assert recipe.stages[0].ignore_floor == floor
+
+
+@pytest.mark.parametrize("threshold", ["0.05", "{a: 0.5, b: 0.05}"])
+def test_a_given_ignore_floor_above_a_threshold_is_refused(load_distilled, threshold):
+    with pytest.raises(ConfigError, match=r"ignore_floor: found 0\.1, above the threshold 0\.05\."):
+        load_distilled(f"stages[0].threshold={threshold}", "stages[0].ignore_floor=0.1")
 
 
 @pytest.mark.parametrize("stream", ["unlabeled", "all"])
