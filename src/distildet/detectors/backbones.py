@@ -239,18 +239,34 @@ def _is_pointwise(block: nn.Module) -> bool:
 
 
 def _load_into(model: nn.Module, name: str, path: Path) -> None:
-    state = read_weights(path).tensors
+    """Load a file of the whole network, whatever classes its classifier was trained for."""
+    state = {
+        key: tensor
+        for key, tensor in read_weights(path).tensors.items()
+        # The counter of torch's AveragedModel, in the moving averages of reference scripts.
+        if key != "n_averaged" and not _is_of_classifier(key)
+    }
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{path}: {len(broken)} tensors have values that are not finite (such as "
+            f"{broken[:3]}). Take weights from before the training diverged."
+        )
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except Exception as error:
         raise not_loaded(name, error, pretrained=path) from error
-    wrong = [key for key in missing if key.split(".")[0] not in _CLASSIFIER_CHILDREN]
-    if wrong or len(unexpected) > len(missing):
+    missing = [key for key in missing if not _is_of_classifier(key)]
+    if missing or unexpected:
         raise WeightsError(
-            f"{path}: these weights do not belong to torchvision's {name}: {len(wrong)} tensors "
-            f"are missing (such as {wrong[:3]}) and {len(unexpected)} unknown "
-            f"(such as {list(unexpected)[:3]})."
+            f"{path}: these weights do not belong to torchvision's {name}: {len(missing)} tensors "
+            f"are missing (such as {missing[:3]}) and {len(unexpected)} unknown "
+            f"(such as {list(unexpected)[:3]}). Give the state dict of a whole {name}."
         )
+
+
+def _is_of_classifier(key: str) -> bool:
+    return key.split(".")[0] in _CLASSIFIER_CHILDREN
 
 
 def _near(name: str, names: Sequence[str]) -> str:
