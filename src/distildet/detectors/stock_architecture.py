@@ -105,6 +105,7 @@ def recognise(path: Path, tensors: Mapping[str, Tensor]) -> StockArchitecture:
     Raises:
         WeightsError: It is none that is accepted; the message says what it is, where known.
     """
+    _refuse_empty(path, tensors)
     family = _family(_Tensors(path, tensors))
     found = _Tensors(path, _with_current_names(family, tensors))
     read_head = _HEAD_READERS[family]
@@ -113,6 +114,15 @@ def recognise(path: Path, tensors: Mapping[str, Tensor]) -> StockArchitecture:
     return StockArchitecture(
         family=family, options=options, num_columns=num_columns, tensors=found.tensors
     )
+
+
+def _refuse_empty(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
+    if empty:
+        raise WeightsError(
+            f"{path}: the tensor {empty[0]!r} has the shape {list(tensors[empty[0]].shape)}, so "
+            "nothing is in it. Is the file whole?"
+        )
 
 
 def _family(found: _Tensors) -> str:

@@ -26,6 +26,7 @@ from distildet.errors import ConfigError, WeightsError
 STOCK_IMAGE_SIZE = 1067
 _OUR_EPS = 1e-5
 _SHOWN = 3
+_CLASS_LAYER = "head.classification_head.cls_logits."
 _OUR_NAMES = (
     (re.compile(r"^backbone\.fpn\."), "neck.fpn."),
     (re.compile(r"^rpn\.head\."), "proposal_network.head."),
@@ -73,7 +74,7 @@ def load_stock_detector(
     detector = _build(stock, columns, size)
     tensors = _with_our_eps(stock.tensors, eps)
     if stock.family != "faster_rcnn":
-        tensors = _of_columns(tensors, stock.num_columns, list(columns))
+        tensors = _of_columns(path, tensors, stock.num_columns, list(columns))
     _load(path, detector, {_our_name(name): tensor for name, tensor in tensors.items()})
     return detector.eval()
 
@@ -118,6 +119,8 @@ def _with_our_eps(tensors: Mapping[str, Tensor], eps: float) -> dict[str, Tensor
     for name, variance in tensors.items():
         scale = name.removesuffix("running_var") + "weight"
         if name.startswith(BODY) and name.endswith(".running_var") and scale in tensors:
+            if tensors[scale].shape != variance.shape:
+                continue  # told with all other shapes that do not fit
             exact = variance.double()
             # In float64: both terms may differ by many orders of magnitude.
             factor = ((exact + _OUR_EPS) / (exact + eps)).sqrt()
@@ -126,14 +129,24 @@ def _with_our_eps(tensors: Mapping[str, Tensor], eps: float) -> dict[str, Tensor
 
 
 def _of_columns(
-    tensors: Mapping[str, Tensor], num_columns: int, columns: Sequence[int]
+    path: Path, tensors: Mapping[str, Tensor], num_columns: int, columns: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Keep the chosen columns of the class layer, of every anchor."""
+    """Keep the chosen columns of the class layer, of every anchor.
+
+    Raises:
+        WeightsError: Weight and bias of the layer are of different lengths.
+    """
     result = dict(tensors)
+    length = len(tensors[f"{_CLASS_LAYER}weight"])
     for name in ("weight", "bias"):
-        key = f"head.classification_head.cls_logits.{name}"
+        key = f"{_CLASS_LAYER}{name}"
         if key in tensors:
             layer = tensors[key]
+            if layer.shape[:1] != (length,):
+                raise WeightsError(
+                    f"{path}: the tensor {key!r} has the shape {list(layer.shape)}, but its layer "
+                    f"has {length} outputs. Is the file whole?"
+                )
             by_anchor = layer.reshape(-1, num_columns, *layer.shape[1:])  # [a k ...]
             result[key] = by_anchor[:, list(columns)].flatten(0, 1)
     return result

@@ -363,3 +363,34 @@ def test_tensors_that_do_not_make_the_whole_detector_are_listed(change, message,
 def test_options_without_meaning_are_refused(options, message, file):
     with pytest.raises(ConfigError, match=rf"weights\.pth: {message}"):
         load_stock_detector(file, **options)
+
+
+EMPTY = "has the shape .* so nothing is in it. Is the file whole"
+CLASS_LAYER = "head.classification_head.cls_logits"
+
+
+@pytest.mark.parametrize(
+    ("build", "tensors", "message"),
+    [
+        (retinanet, {f"{CLASS_LAYER}.weight": (0, 256, 3, 3)}, EMPTY),
+        (faster_rcnn, {"backbone.fpn.inner_blocks.0.0.weight": (0, 64, 1, 1)}, EMPTY),
+        (faster_rcnn, {"roi_heads.box_head.fc6.weight": (1024, 0)}, EMPTY),
+        (retinanet, {f"{CLASS_LAYER}.bias": (7,)}, r"bias' has the shape \[7\], .* 54 outputs"),
+        (retinanet, {f"{CLASS_LAYER}.bias": ()}, r"bias' has the shape \[\], .* 54 outputs"),
+        (fcos, {f"{CLASS_LAYER}.bias": (7,)}, r"bias' has the shape \[7\], .* 6 outputs"),
+    ],
+)
+def test_tensors_of_a_size_that_cannot_be_are_refused(build, tensors, message, file):
+    changed = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    torch.save(build(6).state_dict() | changed, file)
+
+    with pytest.raises(WeightsError, match=rf"weights\.pth: the tensor .*{message}"):
+        load_stock_detector(file, classes=NAMES)
+
+
+def test_batch_norm_of_another_width_is_told_where_its_eps_is_converted(file):
+    state = retinanet(6).state_dict() | {"backbone.body.bn1.weight": torch.zeros(3)}
+    torch.save(state, file)
+
+    with pytest.raises(WeightsError, match=r"bn1\.weight \[3\] instead of \[64\]"):
+        load_stock_detector(file, classes=NAMES, batch_norm_eps=0.0)
