@@ -146,7 +146,7 @@ def _is_finite_with(case: _Case, values: Callable[[Tensor], Tensor]) -> bool:
     student, teacher = (with_tensors(output, change) for output in case.outputs())
     loss = copy.deepcopy(case.loss)
     value = _sum(loss(student, teacher, case.batch, case.targets))
-    value.backward()  # type: ignore[no-untyped-call] # torch has no type
+    _backward(value)
     found = [*tensors_in(student), *loss.parameters()]
     gradients = [tensor.grad for tensor in found if tensor.grad is not None]
     return all(bool(tensor.isfinite().all()) for tensor in (value, *gradients))
@@ -154,10 +154,14 @@ def _is_finite_with(case: _Case, values: Callable[[Tensor], Tensor]) -> bool:
 
 def _student_and_projectors_get_a_gradient(case: _Case) -> bool:
     trained = _copied(case)
-    trained.value().backward()  # type: ignore[no-untyped-call] # torch has no type
-    from_student = [p.grad for p in trained.student.parameters() if p.grad is not None]
-    has_moved = any(bool(gradient.any()) for gradient in from_student)
-    return has_moved and all(p.grad is not None for p in trained.loss.parameters())
+    _backward(trained.value())
+    return any(map(_has_gradient, trained.student.parameters())) and all(
+        map(_has_gradient, trained.loss.parameters())
+    )
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.any())
 
 
 def _teacher_gets_no_gradient(case: _Case) -> bool:
@@ -167,7 +171,7 @@ def _teacher_gets_no_gradient(case: _Case) -> bool:
     student, teacher = case.outputs()
     watched = with_tensors(teacher, watch)
     value = _sum(copy.deepcopy(case.loss)(student, watched, case.batch, case.targets))
-    value.backward()  # type: ignore[no-untyped-call] # torch has no type
+    _backward(value)
     return all(tensor.grad is None for tensor in tensors_in(watched))
 
 
@@ -218,7 +222,7 @@ def _falls_in_twenty_steps(case: _Case) -> bool:
         optimizer.zero_grad()
         value = trained.value()
         values.append(float(value.detach()))
-        value.backward()  # type: ignore[no-untyped-call] # torch has no type
+        _backward(value)
         optimizer.step()
     return values[-1] < values[0]
 
@@ -250,6 +254,12 @@ _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {
 def _copied(case: _Case) -> _Case:
     """Return the case with a student and a loss that may be trained."""
     return replace(case, student=copy.deepcopy(case.student), loss=copy.deepcopy(case.loss))
+
+
+def _backward(value: Tensor) -> None:
+    """Compute the gradients; of a value without a graph there are none."""
+    if value.requires_grad:
+        value.backward()  # type: ignore[no-untyped-call] # torch has no type
 
 
 def _sum(parts: Mapping[str, Tensor]) -> Tensor:

@@ -74,6 +74,17 @@ class ForgetsAProjector(Sound):
         self.unused = nn.Linear(1, 1)
 
 
+class HasAProjectorWithoutEffect(ForgetsAProjector):
+    def forward(self, student, teacher, batch, targets):
+        nothing = 0 * self.unused(torch.ones(1)).sum()
+        return {"feature": super().forward(student, teacher, batch, targets)["feature"] + nothing}
+
+
+class HasNoGraph(Sound):
+    def forward(self, student, teacher, batch, targets):
+        return {"feature": self.difference(student, teacher).square().mean().detach()}
+
+
 class AddsUp(Sound):
     def forward(self, student, teacher, batch, targets):
         return {"feature": self.difference(student, teacher).square().mean((1, 2, 3)).sum()}
@@ -132,6 +143,10 @@ FAULTY = [
     (TeachesTheTeacher, "the teacher gets no gradient"),
     (LeavesTheStudent, "student and every projector get a gradient"),
     (ForgetsAProjector, "student and every projector get a gradient"),
+    (HasAProjectorWithoutEffect, "student and every projector get a gradient"),
+    (HasNoGraph, "student and every projector get a gradient"),
+    (HasNoGraph, "images without boxes give a finite value with a graph"),
+    (HasNoGraph, "20 steps of training reduce it"),
     (AddsUp, "a batch that is doubled keeps the value"),
     (PrefersTheFirst, "the order of the images does not matter"),
     (NeedsBoxes, "images without boxes give a finite value with a graph"),
