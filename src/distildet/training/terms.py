@@ -12,8 +12,8 @@ from distildet.structures import DetectorOutput, ImageBatch, Targets
 from distildet.training.settings import TermSettings
 
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-3, 1e3
-# Calibration ends after a tenth of the stage, at the latest after so many batches.
-MOST_CALIBRATION_BATCHES = 50
+# Calibration ends after a tenth of the stage, at the latest after so many optimiser steps.
+MOST_CALIBRATION_STEPS = 50
 
 
 class AutoWeight(nn.Module):
@@ -24,32 +24,38 @@ class AutoWeight(nn.Module):
 
     Args:
         share: What the weighted term shall be, as a multiple of the detector's loss; > 0.
-        batches: Length of the calibration in forward passes of the training, at least 1.
+        steps: Length of the calibration in optimiser steps, at least 1; every micro-batch of
+            these counts.
     """
 
     value: Tensor
     detector_sum: Tensor
     term_sum: Tensor
     seen: Tensor
+    latest: Tensor
 
-    def __init__(self, share: float, batches: int) -> None:
+    def __init__(self, share: float, steps: int) -> None:
         super().__init__()
         self.share = share
-        self.batches = batches
+        self.steps = steps
         for name in ("value", "detector_sum", "term_sum"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("latest", torch.full((), -1, dtype=torch.int64))
 
     @torch.no_grad()
-    def forward(self, detector_loss: Tensor, term: Tensor) -> Tensor:
+    def forward(self, detector_loss: Tensor, term: Tensor, *, step: int) -> Tensor:
         """Return the weight for a batch, after learning from it if calibration still goes on.
 
         Args:
             detector_loss: Of this batch, a scalar.
             term: Value of the term for this batch, unweighted, a scalar.
+            step: Of the stage, from 0; the micro-batches of a step have the same.
         """
-        if self.training and int(self.seen) < self.batches:
-            self.seen += 1
+        is_new = step != int(self.latest)
+        if self.training and not (is_new and int(self.seen) >= self.steps):
+            self.seen += is_new
+            self.latest.fill_(step)
             self.detector_sum += detector_loss.float()
             self.term_sum += term.float()
             # The term may be 0; the bounds then decide.
@@ -92,8 +98,9 @@ class Term(nn.Module):
         self.name = name
         self.loss = loss
         self.settings = settings
+        self.steps = steps
         self.auto_weight = (
-            AutoWeight(settings.share, max(1, min(MOST_CALIBRATION_BATCHES, steps // 10)))
+            AutoWeight(settings.share, max(1, min(MOST_CALIBRATION_STEPS, steps // 10)))
             if settings.weight == "auto"
             else None
         )
@@ -138,7 +145,8 @@ class Term(nn.Module):
             weight = value.new_tensor(self.settings.weight)
         else:
             own = torch.stack([loss.detach() for loss in student.losses.values()]).sum()
-            weight = self.auto_weight(own, value.detach())
+            step = round(progress * self.steps)
+            weight = self.auto_weight(own, value.detach(), step=step)
         factor = weight * self.course(progress)
         return TermValue(
             parts={f"{self.name}.{part}": one for part, one in parts.items()},

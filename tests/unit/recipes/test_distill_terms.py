@@ -149,7 +149,7 @@ def test_terms_are_built_for_the_pair_in_their_order():
 
     assert [term.name for term in built] == ["feature-imitation", "feature-imitation-2"]
     assert [term.loss.levels for term in built] == [("P3", "P4"), ("P4",)]
-    assert built[0].auto_weight.batches == 10
+    assert built[0].auto_weight.steps == 10
     assert built[1].auto_weight is None
 
 

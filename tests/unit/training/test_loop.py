@@ -104,7 +104,7 @@ def test_the_course_of_a_term_follows_the_steps(trainer, distilling, tmp_path):
 def test_a_rejected_step_leaves_the_automatic_weight_as_it_was(trainer, distilling, spoiled):
     # The only batch of the calibration is spoiled: the next one takes its place.
     task = distilling(weight="auto")
-    task.terms[0].auto_weight.batches = 1
+    task.terms[0].auto_weight.steps = 1
 
     result = trainer(task=task, given_batches=spoiled({0}), steps=2).run()
 

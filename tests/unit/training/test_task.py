@@ -156,6 +156,7 @@ def test_the_projectors_and_an_automatic_weight_are(distilling):
         "0.auto_weight.detector_sum",
         "0.auto_weight.term_sum",
         "0.auto_weight.seen",
+        "0.auto_weight.latest",
     }
 
 

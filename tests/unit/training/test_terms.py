@@ -68,17 +68,32 @@ def test_an_automatic_weight_gives_the_term_its_share(term):
     assert value.factor.item() == pytest.approx(0.5 * 5 / 8)
 
 
-@pytest.mark.parametrize(("steps", "batches"), [(1, 1), (19, 1), (20, 2), (400, 40), (9000, 50)])
-def test_calibration_is_a_tenth_of_the_stage_and_at_most_50_batches(term, steps, batches):
-    assert term(steps=steps, weight="auto").auto_weight.batches == batches
+@pytest.mark.parametrize(("steps", "expected"), [(1, 1), (19, 1), (20, 2), (400, 40), (9000, 50)])
+def test_calibration_is_a_tenth_of_the_stage_and_at_most_50_steps(term, steps, expected):
+    assert term(steps=steps, weight="auto").auto_weight.steps == expected
 
 
-def calibrate(weight, pairs):
-    return [weight(torch.tensor(own), torch.tensor(term)).item() for own, term in pairs]
+@pytest.mark.parametrize("steps", [20, 7919])
+def test_micro_batches_do_not_shorten_the_calibration(term, steps):
+    calibrated = term(steps=steps, weight="auto")
+
+    for step in range(3):
+        for _ in range(4):
+            calibrated(output(2.0), DetectorOutput(), None, (), progress=step / steps)
+
+    # Two steps of 20, or three so far, four micro-batches each, in which the detector's loss is 2.
+    assert calibrated.auto_weight.detector_sum.item() == 8.0 * min(3, max(1, steps // 10))
+
+
+def calibrate(weight, pairs, first=0):
+    return [
+        weight(torch.tensor(own), torch.tensor(term), step=step).item()
+        for step, (own, term) in enumerate(pairs, start=first)
+    ]
 
 
 def test_the_weight_follows_the_sums_and_then_stays():
-    weight = AutoWeight(2.0, batches=2)
+    weight = AutoWeight(2.0, steps=2)
 
     # 2 * 1 / 4, then 2 * (1 + 3) / (4 + 12), then no longer.
     assert calibrate(weight, [(1.0, 4.0), (3.0, 12.0), (9.0, 1.0)]) == [0.5, 0.5, 0.5]
@@ -90,11 +105,11 @@ def test_the_weight_follows_the_sums_and_then_stays():
     [(1.0, 0.0, 1e3), (1.0, 1e-9, 1e3), (1e-9, 1.0, 1e-3), (0.0, 0.0, 1e-3), (0.0, 1.0, 1e-3)],
 )
 def test_the_weight_stays_within_its_bounds(own, term, expected):
-    assert calibrate(AutoWeight(1.0, batches=1), [(own, term)]) == pytest.approx([expected])
+    assert calibrate(AutoWeight(1.0, steps=1), [(own, term)]) == pytest.approx([expected])
 
 
 def test_nothing_is_learned_in_eval_mode():
-    weight = AutoWeight(1.0, batches=5)
+    weight = AutoWeight(1.0, steps=5)
     calibrate(weight, [(2.0, 1.0)])
 
     weight.eval()
@@ -103,13 +118,24 @@ def test_nothing_is_learned_in_eval_mode():
 
 
 def test_a_weight_goes_on_from_its_state():
-    weight, other = AutoWeight(1.0, batches=2), AutoWeight(1.0, batches=2)
+    weight, other = AutoWeight(1.0, steps=2), AutoWeight(1.0, steps=2)
     calibrate(weight, [(3.0, 1.0)])
 
     other.load_state_dict(weight.state_dict())
 
     pairs = [(1.0, 7.0), (9.0, 1.0)]
-    assert calibrate(other, pairs) == calibrate(weight, pairs) == [0.5, 0.5]
+    found = [calibrate(one, pairs, first=1) for one in (other, weight)]
+    assert found == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_a_weight_goes_on_within_a_step_from_its_state():
+    weight, other = AutoWeight(1.0, steps=1), AutoWeight(1.0, steps=1)
+    calibrate(weight, [(3.0, 1.0)])
+
+    other.load_state_dict(weight.state_dict())
+
+    # The second micro-batch of step 0 counts, that of step 1 does not: (3 + 1) / (1 + 7).
+    assert calibrate(other, [(1.0, 7.0), (9.0, 1.0)]) == [0.5, 0.5]
 
 
 def test_a_loss_that_comes_again_gets_a_number():
