@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 # Importing a family registers it.
@@ -18,7 +17,7 @@ from distildet.classes import ClassList
 from distildet.detectors.base import DETECTORS, Detector
 from distildet.detectors.stock_weights import load_stock_detector
 from distildet.detectors.weights_file import no_such_file
-from distildet.errors import ConfigError, DistildetError, WeightsError
+from distildet.errors import ConfigError, WeightsError
 
 BUNDLE_FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -151,14 +150,8 @@ def _load_bundle(folder: Path) -> Detector:
         detector.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except WeightsError:
         raise
-    except (
-        DistildetError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        OSError,
-        SafetensorError,
-    ) as error:
+    # An option may hold anything, and what a network makes of that is known to nobody.
+    except Exception as error:
         raise WeightsError(
             f"{folder}: the bundle is damaged ({error}). Make it again, or take another copy."
         ) from error
@@ -238,7 +231,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = int(config["format"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise WeightsError(
             f"{path}: not a bundle configuration ({type(error).__name__}: {error}). Make the "
             "bundle again, or take another copy."
