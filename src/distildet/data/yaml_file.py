@@ -109,7 +109,7 @@ class _PlainReader:
     def _next_event(self) -> Any:
         """Return the next event, or None after the last one."""
         try:
-            return self._loader.get_event()
+            return self._loader.get_event()  # type: ignore[no-untyped-call] # the stubs lack it
         except (ValueError, OverflowError) as error:  # PyYAML's, of \U00110000 and %YAML 9...9
             place = _place(self._source, self._loader.get_mark())
             raise DataError(
