@@ -10,10 +10,9 @@ import numpy as np
 
 from distildet import artefacts
 from distildet.classes import ClassList, map_labels
-from distildet.data.annotated import read_annotated
+from distildet.data.annotated import read_annotated, read_unlabeled
 from distildet.data.dataset import Annotations, Dataset
 from distildet.data.faults import raise_together
-from distildet.data.folder import read_folder
 from distildet.data.names import one_line
 from distildet.data.subset import merge, take_fraction, without_annotations
 from distildet.errors import ClassMapError, DataError
@@ -242,20 +241,18 @@ def _relabeled(annotations: Annotations, mapping: Sequence[int | None]) -> Annot
 
 
 def _read(source: SourceConfig, root: Path) -> Dataset:
-    if source.format == "folder" or source.annotations is None:
-        return read_folder(source.images, listed=source.list, root=root)
-    dataset = read_annotated(
-        source.format,
-        source.images,
-        source.annotations,
-        listed=source.list,
-        root=root,
-        strict=source.strict,
+    if isinstance(source, AnnotatedSourceConfig) and source.annotations is not None:
+        return read_annotated(
+            source.format,
+            source.images,
+            source.annotations,
+            listed=source.list,
+            root=root,
+            strict=source.strict,
+        )
+    return read_unlabeled(
+        source.format, source.images, source.annotations, listed=source.list, root=root
     )
-    if isinstance(source, AnnotatedSourceConfig):
-        return dataset
-    # Of unlabeled images the boxes do not matter, but it does which images were left out.
-    return replace(dataset, notes=(*dataset.notes, *dataset.dropped), dropped=())
 
 
 def _common_root(config: DataConfig) -> Path:

@@ -35,7 +35,8 @@ class SourceConfig(Section):
     format: Literal["coco", "voc", "yolo", "folder"] = Field(
         description="coco: images and one JSON file; voc: images and a folder of XML files; yolo: "
         "images, label files and a data.yaml; folder: images without annotations. Where images "
-        "are used as unlabeled, their annotations are not looked at."
+        "are used as unlabeled, their annotations are not looked at: all images of the folder are "
+        "taken, of coco those that the JSON file names."
     )
     images: RecipePath = Field(description="Folder of the images; sample ids are relative to it.")
     annotations: OptionalPath = Field(

@@ -58,11 +58,20 @@ def test_labeled_images_may_have_any_format(load, source):
 
 
 @pytest.mark.parametrize("source", [VOC_SOURCE, YOLO_SOURCE])
-def test_boxes_of_unlabeled_images_are_not_looked_at_but_left_out_images_are_told(load, source):
+def test_of_unlabeled_images_those_without_label_file_are_taken_too(load, source):
     data = load(unlabeled=[source])
 
-    assert [(s.id, s.annotations) for s in data.unlabeled.samples] == [("a.png", None)]
-    assert "1 images without" in " ".join(data.remarks())
+    samples = [(sample.id, sample.annotations) for sample in data.unlabeled.samples]
+    assert samples == [("a.png", None), ("b.png", None)]
+    assert data.remarks() == []
+
+
+@pytest.mark.parametrize("source", [VOC_SOURCE, YOLO_SOURCE])
+def test_faults_in_labels_of_unlabeled_images_do_not_matter(load, source, tmp_path):
+    for name in ("xml/a.xml", "labels/a.txt", "data.yaml"):
+        (tmp_path / name).write_text("{ no labels")
+
+    assert len(load(unlabeled=[{**source, "strict": "true"}]).unlabeled) == 2
 
 
 def test_strict_reading_is_passed_on(load):
