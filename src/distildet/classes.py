@@ -1,5 +1,6 @@
 """Class lists, and the mapping of one to another by name."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,12 +28,12 @@ class ClassList:
         """Refuse lists whose labels could be confused."""
         if not self.names:
             raise ClassMapError("The class list is empty. At least one class name is needed.")
-        for name in self.names:
+        for name, count in Counter(self.names).items():
             if not name.strip():
                 raise ClassMapError(f"Class name {name!r} is empty. Give every class a name.")
-            if self.names.count(name) > 1:
+            if count > 1:
                 raise ClassMapError(
-                    f"Class name {name!r} occurs {self.names.count(name)} times in one class list. "
+                    f"Class name {name!r} occurs {count} times in one class list. "
                     "Names must be unique, since classes are matched by name."
                 )
 
@@ -122,8 +123,7 @@ def map_classes(
     """
     given = given or {}
     faults = _given_faults(source, target, given, unknown)
-    by_spelling = _by_spelling(source, target)
-    labels = tuple(_target_label(name, target, by_spelling, given) for name in source)
+    labels = map_labels(source, target, given)
     mapping = ClassMap(source=source, target=target, labels=labels)
     for name, is_known in zip(target, mapping.known, strict=True):
         if is_known and name in unknown:
@@ -147,28 +147,23 @@ def map_classes(
     return mapping
 
 
-def map_labels(source: ClassList, target: ClassList) -> tuple[int | None, ...]:
-    """Map the labels of one class list to those of another by equal names.
+def map_labels(
+    source: ClassList, target: ClassList, given: Mapping[str, str] | None = None
+) -> tuple[int | None, ...]:
+    """Map the labels of one class list to those of another by name.
 
     Args:
         source: For example the classes of validation images.
         target: For example the classes of the labeled images.
+        given: Name of the source -> name of the target; goes before equal names.
 
     Returns:
-        For each label of `source` the label of `target`, or None where the name is not in it.
-
-    Raises:
-        ClassMapError: No name is common to both.
+        For each label of `source` the label of the class of the same name, or of the one class
+        whose name differs in case, spaces and punctuation alone; None where there is none.
     """
-    mapping = tuple(
-        target.names.index(name) if name in target.names else None for name in source.names
-    )
-    if all(label is None for label in mapping):
-        raise ClassMapError(
-            f"No class name is common to {', '.join(source)} and {', '.join(target)}. "
-            "Classes are matched by name: rename them so that they agree."
-        )
-    return mapping
+    given = given or {}
+    by_spelling = _by_spelling(source, target)
+    return tuple(_target_label(name, target, by_spelling, given) for name in source)
 
 
 def _given_faults(
@@ -196,12 +191,12 @@ def _given_faults(
 
 def _by_spelling(source: ClassList, target: ClassList) -> dict[str, int]:
     """Return bare spelling -> label, of classes that have it alone on both sides."""
-    spellings = [_bare(name) for name in target]
-    sources = [_bare(name) for name in source]
+    targets = Counter(_bare(name) for name in target)
+    sources = Counter(_bare(name) for name in source)
     return {
-        spelling: label
-        for label, spelling in enumerate(spellings)
-        if spellings.count(spelling) == 1 and sources.count(spelling) == 1
+        _bare(name): label
+        for label, name in enumerate(target)
+        if targets[_bare(name)] == 1 and sources[_bare(name)] == 1
     }
 
 

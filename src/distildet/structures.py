@@ -105,12 +105,15 @@ class Detections:
         scores: [n] float32, 0..1.
         labels: [n] int64, 0-based.
         probs: [n k] float32 class probabilities, or None where the detector has none.
+        is_finite: False where the detector computed numbers that are not finite: that there are
+            no boxes then says nothing about the image.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     probs: Tensor | None = None
+    is_finite: bool = True
 
     def __len__(self) -> int:
         """Return the number of detections."""
@@ -122,7 +125,8 @@ class Detections:
         Args:
             which: [n] bool, or indices in the wanted order.
         """
-        return Detections(
+        return replace(
+            self,
             boxes=self.boxes[which],
             scores=self.scores[which],
             labels=self.labels[which],

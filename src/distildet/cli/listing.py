@@ -19,8 +19,12 @@ def list_names(*, as_json: JsonOption = False) -> None:
     from distildet.detectors.base import DETECTORS
     from distildet.losses.base import LOSSES
     from distildet.recipes.load import preset_names
+    from distildet.recipes.schema import StudentConfig
 
     detectors, losses = _options(DETECTORS), _options(LOSSES)
+    for options in detectors.values():
+        # What a recipe takes where the key is left out.
+        options["pretrained"] = repr(StudentConfig.model_fields["pretrained"].default)
     presets = list(preset_names())
     if as_json:
         listed = {"detectors": detectors, "losses": losses, "presets": presets}

@@ -1,7 +1,12 @@
 """Computes batches step by step, in worker processes or in this one."""
 
+import atexit
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from functools import cache, partial
+from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -76,37 +81,58 @@ def load_steps(steps: TorchDataset[Any], chosen: range, workers: int) -> Iterato
         sampler=chosen,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, _program_ends()) if workers else None,
         # Of its own, or the loader would draw from the global generator.
         generator=torch.Generator(),
     )
     loaded = iter(loader)
-    while True:
-        try:
-            packed = next(loaded)
-        except StopIteration:
-            return
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # A worker that dies while it hands over a batch shows as a broken connection.
-            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
-                raise
-            raise ResourceError(
-                f"A process that decodes images died ({error}). The machine probably ran out of "
-                "memory. Run the same command again to continue, perhaps with fewer workers."
-            ) from error
-        if isinstance(packed, DistildetError):
-            raise packed
-        yield _unpack(packed)
+    try:
+        while (packed := _next(loaded)) is not None:
+            if isinstance(packed, DistildetError):
+                raise packed
+            yield _unpack(packed)
+    finally:
+        # The workers end with the iterator. An error holds on to this frame, and with it to the
+        # iterator, for as long as somebody looks at the error.
+        del loaded
+
+
+def _next(loaded: Iterator[Any]) -> Any:
+    """Return what the next step gave, or None after the last one."""
+    try:
+        return next(loaded, None)
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A worker that dies while it hands over a batch shows as a broken connection.
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+            raise
+        raise ResourceError(
+            f"A process that decodes images died ({error}). The machine probably ran out of "
+            "memory. Run the same command again to continue, perhaps with fewer workers."
+        ) from error
+
+
+@cache
+def _program_ends() -> Event:
+    """Return the event that tells workers that this program ends."""
+    ends = multiprocessing.Event()
+    # Set before multiprocessing, at exit, sends SIGTERM to workers and waits for their end.
+    atexit.register(ends.set)
+    return ends
 
 
 def _unchanged(packed: Any) -> Any:
     return packed
 
 
-def _start_worker(_worker: int) -> None:
+def _start_worker(program_ends: Event, _worker: int) -> None:
     # One thread each: several processes with all threads would get into each other's way.
     torch.set_num_threads(1)
+
+    def end_with_the_program(_signal: int, _frame: Any) -> None:
+        if program_ends.is_set():
+            os._exit(0)
+
     # Both reach the whole group from a terminal or a scheduler; the main process ends the step,
     # stores a checkpoint and then ends its workers. Workers whose parent died end by themselves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_with_the_program)

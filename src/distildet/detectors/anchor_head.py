@@ -9,7 +9,17 @@ from torchvision.ops.misc import Conv2dNormActivation
 from distildet.detectors.priors import location_major
 
 HeadNorm = Literal["none", "group"]
+MOST_GROUPS = 32  # Wu and He, arXiv 1803.08494
 PRIOR_PROBABILITY = 0.01  # Lin et al., arXiv 1708.02002, section 4.1
+
+
+def norm_groups(channels: int) -> int:
+    """Return the number of groups of a GroupNorm, of at least two channels where there are two.
+
+    A group of one channel on a map of one cell is a single value, which cannot be normalised.
+    """
+    groups = math.gcd(MOST_GROUPS, channels)
+    return groups // 2 if groups == channels and channels > 1 else groups
 
 
 class _Branch(nn.Module):
@@ -19,7 +29,7 @@ class _Branch(nn.Module):
         self, predictor: str, channels: int, depth: int, norm: HeadNorm, outputs: int
     ) -> None:
         super().__init__()
-        groups = math.gcd(32, channels)
+        groups = norm_groups(channels)
         norm_layer = (lambda c: nn.GroupNorm(groups, c)) if norm == "group" else None
         self.conv = nn.Sequential(
             *[Conv2dNormActivation(channels, channels, norm_layer=norm_layer) for _ in range(depth)]

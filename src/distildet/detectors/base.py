@@ -58,6 +58,10 @@ class Detector(nn.Module, ABC):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the backbone, which may have a learning rate of their own."""
 
+    @abstractmethod
+    def class_layers(self) -> tuple[str, ...]:
+        """Return the names of the modules whose weights belong to the classes, in their order."""
+
     def wanted(self, want: Iterable[str]) -> frozenset[str]:
         """Return the wanted parts as a set after checking that this detector has them.
 

@@ -32,6 +32,7 @@ def detect_dense(
         max_detections: Best detections kept per image.
     """
     results = []
+    is_finite = finite_images(prediction)
     for i in range(len(batch)):
         height, width = batch.sizes[i].tolist()
         boxes, scores, labels = [], [], []
@@ -56,9 +57,17 @@ def detect_dense(
                 boxes=to_image_frame(all_boxes[keep].cpu(), batch, i),
                 scores=all_scores[keep].cpu(),
                 labels=all_labels[keep].cpu(),
+                is_finite=is_finite[i],
             )
         )
     return tuple(results)
+
+
+def finite_images(prediction: DensePrediction) -> list[bool]:
+    """Return for each image of the batch whether all its predictions are finite numbers."""
+    tensors = [*prediction.logits, *prediction.box_codes, *(prediction.quality_logits or ())]
+    finite = [tensor.isfinite().flatten(1).all(dim=1) for tensor in tensors]  # [b] each
+    return [bool(value) for value in torch.stack(finite).all(dim=0)]
 
 
 def _scores(prediction: DensePrediction, level: int, image: int) -> Tensor:

@@ -18,6 +18,7 @@ from distildet.structures import DensePrediction, Targets
 BoxLoss = Literal["l1", "giou"]
 BACKGROUND = Matcher.BELOW_LOW_THRESHOLD
 LEFT_OUT = Matcher.BETWEEN_THRESHOLDS
+MOST_PAIRS = 2**24  # of boxes and anchors compared at once: some 64 MB a number of a pair
 
 
 def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor:
@@ -39,18 +40,56 @@ def match_anchors(anchors: Tensor, targets: Targets, matcher: Matcher) -> Tensor
     if not len(anchors):
         return matched
     if len(targets.boxes):
-        matched = matcher(box_iou(targets.boxes, anchors))
+        matched, _ = _best_boxes(targets.boxes, anchors, matcher)
     if len(targets.ignore):
-        overlap = box_iou(targets.ignore, anchors)
+        of_ignored, overlap = _best_boxes(targets.ignore, anchors, matcher)
         # The matcher gives a region its best anchors even where that overlap is 0.
-        claimed = (matcher(overlap) != BACKGROUND) & (overlap.amax(dim=0) > 0)
+        claimed = (of_ignored != BACKGROUND) & (overlap > 0)
         if targets.origin == "human":
-            claimed |= _lies_half_inside(anchors, targets.ignore)
+            claimed |= _lie_half_inside(anchors, targets.ignore)
         matched = torch.where(claimed & (matched == BACKGROUND), LEFT_OUT, matched)
     return matched
 
 
-def _lies_half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
+def _best_boxes(boxes: Tensor, anchors: Tensor, matcher: Matcher) -> tuple[Tensor, Tensor]:
+    """Return what the matcher says of each anchor [n], and its best overlap [n] with a box.
+
+    Equal to `matcher(box_iou(boxes, anchors))`, in pieces: 2,000 boxes and 100,000 anchors would
+    take several GB at once.
+    """
+    size = max(1, MOST_PAIRS // len(boxes))
+    if len(anchors) <= size:
+        overlaps = box_iou(boxes, anchors)  # [m n]
+        return matcher(overlaps), overlaps.amax(dim=0)
+    best, of_box = [], []
+    most = boxes.new_zeros(len(boxes))
+    for part in torch.split(anchors, size):
+        overlaps = box_iou(boxes, part)
+        values, indices = overlaps.max(dim=0)
+        best.append(values)
+        of_box.append(indices)
+        most = torch.maximum(most, overlaps.amax(dim=1))
+    overlap, nearest = torch.cat(best), torch.cat(of_box)
+    matched = torch.where(overlap < matcher.high_threshold, LEFT_OUT, nearest)
+    matched = torch.where(overlap < matcher.low_threshold, BACKGROUND, matched)
+    if matcher.allow_low_quality_matches:
+        is_most = torch.cat(
+            [
+                (box_iou(boxes, part) == most[:, None]).any(dim=0)
+                for part in torch.split(anchors, size)
+            ]
+        )
+        matched = torch.where(is_most, nearest, matched)
+    return matched, overlap
+
+
+def _lie_half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
+    """Return which anchors [n] lie with half of their area or more in one of the regions."""
+    size = max(1, MOST_PAIRS // len(regions))
+    return torch.cat([_half_inside(part, regions) for part in torch.split(anchors, size)])
+
+
+def _half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
     corners = torch.maximum(anchors[:, None, :2], regions[None, :, :2])  # [n m 2]
     ends = torch.minimum(anchors[:, None, 2:], regions[None, :, 2:])
     inside = (ends - corners).clamp(min=0).prod(dim=2)  # [n m]

@@ -9,6 +9,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 
 from distildet.classes import ClassList
 from distildet.detectors.base import DETECTORS
+from distildet.detectors.dense_detection import finite_images
 from distildet.detectors.proposals import ProposalNetwork
 from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import (
@@ -140,7 +141,7 @@ class FasterRCNN(PyramidDetector):
     ) -> None:
         options = stored_options("faster_rcnn", locals())
         check_options(
-            "Faster R-CNN",
+            "faster_rcnn",
             options,
             at_least=_AT_LEAST,
             shares=("score_floor", "nms_iou"),
@@ -187,6 +188,10 @@ class FasterRCNN(PyramidDetector):
             region_samples, REGION_FOREGROUND_SHARE
         )
 
+    def class_layers(self) -> tuple[str, ...]:
+        """Return the names of the modules whose weights belong to the classes."""
+        return ("region_head.predictor",)
+
     def forward(
         self,
         batch: ImageBatch,
@@ -217,7 +222,8 @@ class FasterRCNN(PyramidDetector):
                 )
                 found = self.region_head(features, proposals)
                 regions = found if regions is None else regions
-                detections = self._detect(found, batch) if DETECTIONS in wanted else None
+                if DETECTIONS in wanted:
+                    detections = self._detect(found, batch, finite_images(dense))
         maps_by_part = {FEATURES_BACKBONE: backbone_features, FEATURES_NECK: features}
         return DetectorOutput(
             features=wanted_features(wanted, maps_by_part),
@@ -257,7 +263,9 @@ class FasterRCNN(PyramidDetector):
         )
         return losses, regions
 
-    def _detect(self, regions: RegionPrediction, batch: ImageBatch) -> tuple[Detections, ...]:
+    def _detect(
+        self, regions: RegionPrediction, batch: ImageBatch, is_finite: Sequence[bool]
+    ) -> tuple[Detections, ...]:
         options = self.spec.options
         return self.region_head.detect(
             regions,
@@ -265,12 +273,13 @@ class FasterRCNN(PyramidDetector):
             score_floor=options["score_floor"],
             nms_iou=options["nms_iou"],
             max_detections=options["max_detections"],
+            is_finite=is_finite,
         )
 
 
 def _check_columns(unused: Sequence[int], num_columns: int) -> None:
     if len(set(unused)) < len(unused) or any(not 0 <= c < num_columns for c in unused):
         raise ConfigError(
-            f"Faster R-CNN option unused_columns is {list(unused)}. Accepted: different numbers "
+            f"faster_rcnn option unused_columns is {list(unused)}. Accepted: different numbers "
             f"from 0 to {num_columns - 1}."
         )

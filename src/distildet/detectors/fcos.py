@@ -19,7 +19,7 @@ from distildet.detectors.pyramid_detector import check_options, pyramid_anchors,
 from distildet.structures import DensePrediction, Detections, ImageBatch, Targets
 
 CANDIDATES_PER_LEVEL = 1000
-_AT_LEAST = {"neck_channels": 1, "max_detections": 1, "extra_levels": 0, "head_depth": 0}
+_AT_LEAST = {"neck_channels": 2, "max_detections": 1, "extra_levels": 0, "head_depth": 0}
 
 
 @DETECTORS.register("fcos")
@@ -74,7 +74,7 @@ class FCOS(DenseDetector):
     ) -> None:
         options = stored_options("fcos", locals())
         check_options(
-            "FCOS",
+            "fcos",
             options,
             at_least=_AT_LEAST,
             shares=("score_floor", "nms_iou"),
@@ -90,6 +90,10 @@ class FCOS(DenseDetector):
         self.points = pyramid_anchors(self.neck.strides, scale=1.0, octaves=1, ratios=(1.0,))
         self.head = PointHead(neck_channels, len(classes), depth=head_depth, norm=head_norm)
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
+
+    def class_layers(self) -> tuple[str, ...]:
+        """Return the names of the modules whose weights belong to the classes."""
+        return ("head.classification_head.cls_logits",)
 
     def predict_dense(
         self, features: dict[str, Tensor], padded_size: tuple[int, int]

@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distildet.detectors.anchor_head import PRIOR_PROBABILITY, HeadNorm
+from distildet.detectors.anchor_head import PRIOR_PROBABILITY, HeadNorm, norm_groups
 from distildet.detectors.priors import location_major
 
 BOX_CODES = 4
@@ -82,6 +82,6 @@ def _tower(channels: int, depth: int, norm: HeadNorm) -> nn.Sequential:
     for _ in range(depth):
         layers.append(nn.Conv2d(channels, channels, 3, padding=1))
         if norm == "group":
-            layers.append(nn.GroupNorm(math.gcd(32, channels), channels))
+            layers.append(nn.GroupNorm(norm_groups(channels), channels))
         layers.append(nn.ReLU())
     return nn.Sequential(*layers)

@@ -13,7 +13,9 @@ from distildet.detectors.priors import grid_priors, location_major
 from distildet.structures import DensePrediction, ImageBatch
 
 PROPOSAL_NMS_IOU = 0.7
-LEAST_SIDE = 1e-3  # pixels; what clipping leaves of boxes outside the image has no area
+LEAST_SIDE_OF_PROPOSALS = (
+    1e-3  # pixels; what clipping leaves of boxes outside the image has no area
+)
 
 
 class ProposalNetwork(nn.Module):
@@ -76,7 +78,7 @@ class ProposalNetwork(nn.Module):
             scores.append(best.sigmoid())
             levels.append(torch.full_like(chosen, level))
         clipped = clip_boxes_to_image(torch.cat(boxes), (size[0], size[1]))
-        kept = remove_small_boxes(clipped, LEAST_SIDE)
+        kept = remove_small_boxes(clipped, LEAST_SIDE_OF_PROPOSALS)
         proposals, all_scores, all_levels = (
             clipped[kept],
             torch.cat(scores)[kept],

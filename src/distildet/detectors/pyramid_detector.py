@@ -1,9 +1,11 @@
 """What all families share: a backbone, a feature pyramid neck, and the options that build them."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
@@ -92,12 +94,27 @@ def stored_options(family: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         family: Registered name.
         given: The constructor's arguments by name; others are passed over.
+
+    Raises:
+        ConfigError: A value is not of the type that the constructor states.
     """
+    for name, parameter in inspect.signature(DETECTORS.get(family)).parameters.items():
+        value = tuple(given[name]) if isinstance(given[name], list) else given[name]
+        if name != "classes":
+            _check_type(family, name, value, parameter.annotation)
     return {
         name: list(given[name]) if isinstance(given[name], tuple) else given[name]
         for name in DETECTORS.options(family)
         if name not in _NOT_STORED
     }
+
+
+def _check_type(family: str, name: str, value: object, annotation: Any) -> None:
+    try:
+        TypeAdapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        accepted = " or ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))
+        raise ConfigError(f"{family} option {name} is {value!r}. {accepted}.") from error
 
 
 def check_options(
@@ -147,7 +164,15 @@ def pyramid_anchors(
         scale: Side of the smallest anchor of a level, in strides.
         octaves: Sizes per level within one octave.
         ratios: Height / width.
+
+    Raises:
+        ConfigError: The smallest anchors have less than one pixel.
     """
+    if int(scale * strides[0]) < 1:
+        raise ConfigError(
+            f"anchor_scale is {scale}, which makes anchors of no size at stride {strides[0]}. "
+            f"Accepted: {1 / strides[0]} or more."
+        )
     # Sizes are whole pixels, as in torchvision's default anchors.
     sizes = tuple(
         tuple(int(scale * stride * 2 ** (octave / octaves)) for octave in range(octaves))

@@ -16,7 +16,7 @@ from distildet.structures import Detections, ImageBatch, RegionPrediction
 
 RegionNorm = Literal["none", "batch"]
 CANONICAL_LEVEL = 4  # Lin et al., arXiv 1612.03144, equation 1
-LEAST_SIDE = 1e-2  # pixels
+LEAST_SIDE_OF_DETECTIONS = 1e-2  # pixels
 
 
 class RegionHead(nn.Module):
@@ -80,14 +80,28 @@ class RegionHead(nn.Module):
             proposals: An image [n 4], xyxy pixels of the batch frame.
         """
         pooled = self.pool(features, list(proposals), [])  # [m c s s], m over all images
-        logits, codes = self.predictor(self.layers(pooled))
+        logits, codes = self._judge(pooled)
         counts = [len(boxes) for boxes in proposals]
-        codes = codes.reshape(len(pooled), -1, 4)[:, 1:]  # [m k 4]: background has no box
+        columns = self.predictor.cls_score.out_features
+        codes = codes.reshape(-1, columns, 4)[:, 1:]  # [m k 4]: background has no box
         return RegionPrediction(
             proposals=tuple(proposals),
-            features=pooled.split(counts),
-            logits=logits.float().split(counts),
-            box_codes=codes.float().split(counts),
+            features=torch.split(pooled, counts),
+            logits=torch.split(logits.float(), counts),
+            box_codes=torch.split(codes.float(), counts),
+        )
+
+    def _judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [m 1+k] and box codes [m 4+4k] of pooled regions [m c s s]."""
+        if len(pooled):
+            logits, codes = self.predictor(self.layers(pooled))
+            return logits, codes
+        # BatchNorm refuses an empty batch. Every parameter still gets a gradient, which is zero.
+        nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
+        columns = self.predictor.cls_score.out_features
+        return (
+            pooled.new_zeros(0, columns) + nothing,
+            pooled.new_zeros(0, 4 * columns) + nothing,
         )
 
     def of_classes(self, regions: RegionPrediction) -> RegionPrediction:
@@ -111,6 +125,7 @@ class RegionHead(nn.Module):
         score_floor: float,
         nms_iou: float,
         max_detections: int,
+        is_finite: Sequence[bool],
     ) -> tuple[Detections, ...]:
         """Turn predictions of all columns into detections in the image frame.
 
@@ -120,10 +135,14 @@ class RegionHead(nn.Module):
             score_floor: Scores at or below it are dropped.
             nms_iou: Per-class non-maximum suppression threshold.
             max_detections: Best detections kept per image.
+            is_finite: Whether the numbers that the proposals come from are finite, by image.
         """
         columns = torch.tensor(self.used_columns, device=regions.logits[0].device)
         results = []
         for i in range(len(batch)):
+            head_is_finite = (
+                regions.logits[i].isfinite().all() & regions.box_codes[i].isfinite().all()
+            )
             probs = F.softmax(regions.logits[i], dim=1)[:, 1:][:, columns]  # [n k]
             region, label = torch.where(probs > score_floor)
             codes = regions.box_codes[i][region, columns[label]]
@@ -132,7 +151,7 @@ class RegionHead(nn.Module):
                 self.box_coder.decode_single(codes, regions.proposals[i][region]), (height, width)
             )
             scores = probs[region, label]
-            large = remove_small_boxes(boxes, LEAST_SIDE)
+            large = remove_small_boxes(boxes, LEAST_SIDE_OF_DETECTIONS)
             boxes, scores, label = boxes[large], scores[large], label[large]
             keep = batched_nms(boxes, scores, label, nms_iou)[:max_detections]
             results.append(
@@ -140,6 +159,7 @@ class RegionHead(nn.Module):
                     boxes=to_image_frame(boxes[keep].cpu(), batch, i),
                     scores=scores[keep].cpu(),
                     labels=label[keep].cpu(),
+                    is_finite=is_finite[i] and bool(head_is_finite),
                 )
             )
         return tuple(results)

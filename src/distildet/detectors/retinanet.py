@@ -21,7 +21,7 @@ FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.4
 CANDIDATES_PER_LEVEL = 1000
 _AT_LEAST = {
-    "neck_channels": 1,
+    "neck_channels": 2,
     "anchor_octaves": 1,
     "max_detections": 1,
     "extra_levels": 0,
@@ -86,7 +86,7 @@ class RetinaNet(DenseDetector):
     ) -> None:
         options = stored_options("retinanet", locals())
         check_options(
-            "RetinaNet",
+            "retinanet",
             options,
             at_least=_AT_LEAST,
             shares=("score_floor", "nms_iou"),
@@ -112,6 +112,10 @@ class RetinaNet(DenseDetector):
         self.box_loss: BoxLoss = box_loss
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(FOREGROUND_IOU, BACKGROUND_IOU, allow_low_quality_matches=True)
+
+    def class_layers(self) -> tuple[str, ...]:
+        """Return the names of the modules whose weights belong to the classes."""
+        return ("head.classification_head.cls_logits",)
 
     def predict_dense(
         self, features: dict[str, Tensor], padded_size: tuple[int, int]

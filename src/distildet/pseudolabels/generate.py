@@ -143,4 +143,5 @@ def _first_fault(samples: Sequence[Sample], batches: Batches) -> tuple[Sample, D
 
 
 def _is_finite(found: Detections) -> bool:
-    return bool(torch.isfinite(found.boxes).all() and torch.isfinite(found.scores).all())
+    tensors = (found.boxes, found.scores)
+    return found.is_finite and all(bool(tensor.isfinite().all()) for tensor in tensors)

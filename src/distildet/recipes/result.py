@@ -9,6 +9,7 @@ import torch
 
 from distildet import artefacts
 from distildet.data.dataset import Dataset
+from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
 from distildet.evaluation.coco_metrics import Evaluation, evaluate_detections
 from distildet.evaluation.comparison import Interval, compare_evaluations, verdict
@@ -56,9 +57,9 @@ def build_result(context: RunContext) -> dict[str, Any]:
     if context.teachers:
         models[TEACHER] = _model(
             _evaluations(validation, [context.out / TEACHER]),
-            _cost(context, context.teachers[0].path),
+            _cost(context, context.teachers[0].detector),
         )
-    cost = _cost(context, context.out / STUDENT)
+    cost = _cost(context, load_detector(context.out / STUDENT))
     for arm in reversed(arms):
         models[arm] = _model(evaluations[arm], cost)
     gain = _gain(recipe, evaluations)
@@ -128,9 +129,8 @@ def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]
     return means
 
 
-def _cost(context: RunContext, bundle: Path) -> dict[str, Any]:
+def _cost(context: RunContext, detector: Detector) -> dict[str, Any]:
     """Measure a detector on one square image of its own size."""
-    detector = load_detector(bundle)
     side = detector.spec.image_size
     size = torch.tensor([[side, side]])
     batch = ImageBatch(

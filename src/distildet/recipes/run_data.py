@@ -15,7 +15,7 @@ from distildet.data.dataset import Annotations, Dataset
 from distildet.data.faults import raise_together
 from distildet.data.names import one_line
 from distildet.data.subset import merge, take_fraction, without_annotations
-from distildet.errors import ClassMapError, DataError
+from distildet.errors import ClassMapError, DataError, similar_names
 from distildet.recipes.overlap import (
     refuse_measuring_on_training_images,
     without_files,
@@ -221,10 +221,11 @@ def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
     }
     lost = [dataset.classes[label] for label in sorted(used) if mapping[label] is None]
     if lost:
+        near = " ".join(f"{name!r}: {similar_names(name, classes)}" for name in lost[:5])
         raise ClassMapError(
             f"The annotations to measure on have boxes of the classes {', '.join(lost)}, which "
-            f"the detector does not know: {', '.join(classes)}. Rename them or leave their boxes "
-            "out."
+            f"are not among the {len(classes)} to learn or detect. {near} Rename them or leave "
+            "their boxes out."
         )
     samples = [
         sample

@@ -76,23 +76,46 @@ def initial_student(
 
 
 def _copy_neck_and_head(teacher: Detector, student: Detector, context: RunContext) -> None:
-    own = student.state_dict()
+    own, theirs = student.state_dict(), teacher.state_dict()
     _refuse_permuted_classes(teacher, context, "init: teacher")
-    backbone = {id(p) for p in student.backbone_parameters()}
-    outside = {name for name, p in student.named_parameters() if id(p) not in backbone}
-    taken = {
-        name: value
-        for name, value in teacher.state_dict().items()
-        if name in outside and own[name].shape == value.shape
+    outside = _outside_the_backbone(student)
+    if not _classes_agree(teacher, student):
+        outside = [m for m in outside if not m.startswith(student.class_layers())]
+    tensors = {
+        module: [name for name in own if name.rpartition(".")[0] == module] for module in outside
     }
+    # A module as a whole or not at all: BatchNorm's scale without its statistics would be wrong.
+    taken = [
+        name
+        for names in tensors.values()
+        if all(name in theirs and theirs[name].shape == own[name].shape for name in names)
+        for name in names
+    ]
     if not taken:
         raise WeightsError(
             "init: teacher copies neck and head where shapes agree, and none agrees between this "
             "teacher and this student. Give the student the teacher's neck_channels and "
             "head_depth, or use init: pretrained."
         )
-    student.load_state_dict({**own, **taken})
-    context.progress.message(f"{len(taken)} of {len(outside)} tensors start as the teacher's.")
+    student.load_state_dict({**own, **{name: theirs[name] for name in taken}})
+    count = sum(map(len, tensors.values()))
+    context.progress.message(f"{len(taken)} of {count} tensors start as the teacher's.")
+
+
+def _outside_the_backbone(student: Detector) -> list[str]:
+    """Return the names of the modules with weights of their own outside of the backbone."""
+    backbone = {id(parameter) for parameter in student.backbone_parameters()}
+    return [
+        name
+        for name, module in student.named_modules()
+        if any(id(p) not in backbone for p in module.parameters(recurse=False))
+    ]
+
+
+def _classes_agree(teacher: Detector, student: Detector) -> bool:
+    """Tell whether the class layers of both mean the same, column by column."""
+    unused = [d.spec.options.get("unused_columns", []) for d in (teacher, student)]
+    return teacher.spec.classes == student.spec.classes and unused[0] == unused[1]
 
 
 def _copy_all(source: Detector, student: Detector, path: Path, context: RunContext) -> None:

@@ -3,10 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
+from distildet.classes import ClassList
+from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError, DataError, MissingPartError
 from distildet.structures import DETECTIONS, ImageBatch
 
 HEIGHT, WIDTH = 40, 60
+SMALL = {"backbone": "test_efficientnet", "backbone_levels": ("C3", "C4"), "neck_channels": 8}
 
 
 @pytest.fixture
@@ -176,3 +179,54 @@ def test_frozen_batch_norm_stays_in_eval_mode_and_without_gradient(tiny):
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
     assert tiny.head.training
     assert all(p.requires_grad for p in tiny.head.parameters())
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "faster_rcnn"])
+def test_numbers_that_are_not_finite_are_told_from_an_image_without_objects(family):
+    torch.manual_seed(0)
+    detector = build_detector(family, classes=ClassList(("a",)), **SMALL, score_floor=0.0).eval()
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels[1, 0, 5, 5] = float("nan")
+    batch = as_batch(pixels, [(64, 64), (64, 64)])
+
+    with torch.no_grad():
+        sound, broken = detector(batch, want={DETECTIONS}).detections
+
+    assert sound.is_finite
+    assert len(sound)
+    assert not broken.is_finite
+    assert not broken.above(0.5).is_finite
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+@pytest.mark.parametrize("channels", [2, 8, 16, 32, 96])
+def test_a_level_of_one_cell_of_a_single_image_is_normalised(family, channels):
+    options = {**SMALL, "neck_channels": channels, "head_norm": "group", "head_depth": 1}
+    detector = build_detector(
+        family, classes=ClassList(("a",)), **options, extra_levels=2, image_size=64
+    )
+
+    (found,) = detector.predict([torch.zeros(3, 64, 64, dtype=torch.uint8)])
+
+    assert found.is_finite
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "faster_rcnn"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neck_norm": "group"}, "neck_norm is 'group'. Input should be 'none' or 'batch'"),
+        ({"extra_levels_from": "bakcbone"}, "extra_levels_from is 'bakcbone'"),
+        ({"max_detections": 10.5}, "max_detections is 10.5. Input should be a valid integer"),
+        ({"pretrained": "weights.pth"}, "pretrained is 'weights.pth'.*Path"),
+    ],
+)
+def test_options_of_another_type_are_refused(family, options, message):
+    with pytest.raises(ConfigError, match=f"{family} option {message}"):
+        build_detector(family, classes=ClassList(("a",)), **{**SMALL, **options})
+
+
+@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
+def test_anchors_of_no_size_are_refused(family):
+    with pytest.raises(ConfigError, match=r"anchor_scale is 0.1, which makes anchors of no size"):
+        build_detector(family, classes=ClassList(("a",)), **SMALL, anchor_scale=0.1)

@@ -109,7 +109,10 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path):
         bundle_fingerprint(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "one"}', '{"format": null}'])
+FORMATS = ['{"format": "one"}', '{"format": null}', '{"format": 1e999}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", *FORMATS])
 def test_a_configuration_that_is_none_is_refused(bundle, content):
     (bundle / "config.json").write_text(content)
 
@@ -137,7 +140,10 @@ def test_a_newer_format_is_refused(bundle, change_config):
         ({"options": []}, "options"),
         ({"options": {"pretrained": True}}, "`pretrained` is no option of a bundle"),
         ({"options": {"dept": 3}}, "Unknown option 'dept'"),
-        ({"options": {"backbone": "test_efficientnet", "head_depth": "x"}}, "not supported"),
+        ({"options": {"backbone": 5}}, "backbone|'int'"),
+        ({"options": {"backbone": "test_efficientnet", "backbone_levels": 0}}, "backbone_levels"),
+        ({"options": {"backbone": "test_efficientnet", "anchor_scale": 1e999}}, "infinity"),
+        ({"options": {"backbone": "test_efficientnet", "head_depth": "x"}}, "head_depth is 'x'"),
     ],
 )
 def test_a_changed_configuration_is_refused_with_the_reason(bundle, change_config, values, reason):

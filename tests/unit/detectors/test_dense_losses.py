@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
+import distildet.detectors.dense_losses as dense_losses_module
 from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT, dense_losses, match_anchors
 from distildet.structures import DensePrediction, Targets
 
@@ -130,3 +131,23 @@ def test_extreme_logits_stay_finite(extreme):
     found = losses_of(torch.full((1, 3, 2), extreme), [make_targets([[0, 0, 10, 10]], [0])])
 
     assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("quality", [True, False])
+@pytest.mark.parametrize("origin", ["human", "teacher"])
+def test_many_boxes_are_matched_in_pieces_as_at_once(monkeypatch, quality, origin):
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(400, 2, generator=generator) * 60
+    anchors = torch.cat([low, low + 4 + 20 * torch.rand(400, 2, generator=generator)], dim=1)
+    boxes = anchors[::13] + torch.tensor([1.0, 2.0, 0.0, 3.0])
+    targets = make_targets(
+        boxes.tolist(), [0] * len(boxes), ignore=anchors[5::17].tolist(), origin=origin
+    )
+    matcher = Matcher(0.5, 0.4, allow_low_quality_matches=quality)
+    at_once = match_anchors(anchors, targets, matcher)
+
+    monkeypatch.setattr(dense_losses_module, "MOST_PAIRS", 300)
+    in_pieces = match_anchors(anchors, targets, matcher)
+
+    assert torch.equal(in_pieces, at_once)
+    assert {BACKGROUND, LEFT_OUT, 3} <= set(at_once.tolist())

@@ -14,7 +14,14 @@ from distildet.classes import ClassList
 from distildet.detectors.bundle import load_detector, save_detector
 from distildet.detectors.faster_rcnn import FasterRCNN
 from distildet.errors import ConfigError, MissingPartError
-from distildet.structures import DETECTIONS, LOSSES, REGIONS, ImageBatch, Targets
+from distildet.structures import (
+    DETECTIONS,
+    LOSSES,
+    REGIONS,
+    ImageBatch,
+    RegionPrediction,
+    Targets,
+)
 
 NUM_CLASSES = 7
 LOSS_NAMES = {
@@ -380,3 +387,44 @@ def test_a_part_that_is_not_offered_is_refused(make_inputs, as_batch):
 def test_options_without_meaning_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         FasterRCNN(ClassList(("a",)), backbone="torchvision/resnet18", **options)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_batch_without_any_region_costs_nothing_and_reaches_every_parameter(norm, as_batch):
+    detector = FasterRCNN(
+        ClassList(("a", "b")),
+        backbone="test_efficientnet",
+        backbone_levels=("C3", "C4"),
+        neck_channels=8,
+        anchor_scale=2.0,
+        region_convs=1,
+        region_norm=norm,
+        region_channels=8,
+    )
+    image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    nothing_to_learn = Targets(
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        weights=torch.zeros(0),
+        ignore=torch.tensor([[0.0, 0, 64, 64]]),
+        known_classes=torch.ones(2, dtype=torch.bool),
+        origin="human",
+    )
+
+    losses = detector(as_batch([image], (64, 64)), [nothing_to_learn], want={LOSSES}).losses
+    sum(losses.values()).backward()
+
+    assert (losses["classification"].item(), losses["box"].item()) == (0, 0)
+    assert [n for n, p in detector.named_parameters() if p.grad is None] == []
+
+
+def test_no_given_proposals_give_no_regions(make_inputs, as_batch):
+    _, ours = make_pair()
+    images, _ = make_inputs()
+    nothing = RegionPrediction(
+        proposals=(torch.zeros(0, 4),) * 4, features=(), logits=(), box_codes=()
+    )
+
+    regions = ours.eval()(as_batch(images), want={REGIONS}, given={REGIONS: nothing}).regions
+
+    assert [tuple(logits.shape) for logits in regions.logits] == [(0, 8)] * 4

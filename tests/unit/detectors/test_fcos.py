@@ -206,7 +206,7 @@ def test_group_norm_fits_any_width_of_the_neck(channels, groups):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"neck_channels": 0}, "FCOS option neck_channels is 0"),
+        ({"neck_channels": 0}, "fcos option neck_channels is 0"),
         ({"head_depth": -1}, "head_depth is -1"),
         ({"max_detections": 0}, "max_detections is 0"),
         ({"center_radius": 0.0}, r"center_radius is 0\.0"),

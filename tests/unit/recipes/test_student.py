@@ -29,7 +29,8 @@ data:
   labeled: {format: coco, images: images, annotations: labels.json}
 teachers: [{detector: teacher}]
 student:
-  {detector: retinanet, backbone: mobilenetv2_050, pretrained: false, backbone_levels: [C4],
+  {detector: FAMILY, neck_norm: NORM, backbone: mobilenetv2_050, pretrained: false,
+   backbone_levels: [C4],
    extra_levels: 0, neck_channels: 8, head_depth: 1}
 stages:
   - {stage: train, steps: 1, optimizer: {lr: 1e-3}}
@@ -46,9 +47,13 @@ def save_bundle(folder, classes, **options):
 
 @pytest.fixture
 def start(tmp_path):
-    def start_with(init, *, seed=0, classes=("cat", "dog"), previous=None):
+    def start_with(
+        init, *, seed=0, classes=("cat", "dog"), previous=None, norm="none", family="retinanet"
+    ):
         # The second stage is the one that starts: a first one cannot begin with "previous".
-        (tmp_path / "recipe.yaml").write_text(RECIPE.replace("INIT", init))
+        text = RECIPE.replace("INIT", init).replace("NORM", norm).replace("FAMILY", family)
+        text = text if family == "retinanet" else text.replace(", head_depth: 1", "")
+        (tmp_path / "recipe.yaml").write_text(text)
         recipe = load_recipe(tmp_path / "recipe.yaml", check_named=False)
         has_teacher = (tmp_path / "teacher").exists()
         context = RunContext(
@@ -168,3 +173,35 @@ def test_all_faulty_options_are_told_with_their_path():
         match=r"(?s)student\.neck_chanels: unknown option.*'neck_channels'.*student\.head_depth",
     ):
         student_options(config)
+
+
+def test_init_teacher_takes_the_statistics_of_batch_norm_with_its_scale(start, tmp_path):
+    torch.manual_seed(5)
+    teacher = build_detector(
+        "retinanet", classes=ClassList(("cat", "dog")), **OPTIONS, neck_norm="batch"
+    )
+    statistics = "neck.fpn.inner_blocks.0.1.running_mean"
+    teacher.get_buffer(statistics).fill_(3.0)
+    save_detector(teacher, tmp_path / "teacher")
+
+    student = start("teacher", norm="batch")
+
+    assert student.get_buffer(statistics).eq(3.0).all()
+
+
+def test_class_columns_of_other_classes_are_not_taken(start, tmp_path):
+    # Three columns on both sides, but one of the teacher's stands for no class.
+    torch.manual_seed(5)
+    options = {**OPTIONS, "train_proposals": 5}
+    options.pop("head_depth")
+    teacher = build_detector(
+        "faster_rcnn", classes=ClassList(("cat", "dog")), unused_columns=(1,), **options
+    )
+    save_detector(teacher, tmp_path / "teacher")
+
+    student = start("teacher", classes=("cat", "dog", "cow"), family="faster_rcnn")
+
+    name = "region_head.predictor.cls_score.weight"
+    assert not student.get_parameter(name).equal(teacher.get_parameter(name))
+    body = "region_head.layers.1.weight"
+    assert student.get_parameter(body).equal(teacher.get_parameter(body))
