@@ -134,7 +134,7 @@ TEACHER_CASES = [
     Case(
         name="data, class list and stages at once",
         change=cases.all_of(
-            bundle("teacher", "car", "dog"),
+            bundle("teacher", "cat", "dog"),
             bundle("start", "no", "car"),
             edited(
                 ("images: pool", "images: images"),
@@ -144,8 +144,9 @@ TEACHER_CASES = [
             distilling("loss: feature-imitation, levels: [P7]"),
         ),
         says=(
-            "5 faults:",
+            "6 faults:",
             "stages[0].images: the stream 'unlabeled' has no image.",
+            "teachers[0]: the teacher has no class 'car'.",
             "teachers[0]: the teacher has no class 'no'.",
             "stages[0]: threshold names the class 'cra'.",
             "stages[1]: ",
