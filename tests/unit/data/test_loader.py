@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,3 +229,67 @@ def test_evaluation_goes_through_all_images_in_order(tmp_path, workers):
 
 def test_evaluation_of_nothing_ends_at_once():
     assert list(evaluation_batches([], image_size=32, batch_size=2, workers=0)) == []
+
+
+ENDS_WITH_AN_ERROR = """
+import sys
+from torch.utils.data import Dataset
+from distildet.data.workers import load_steps
+from distildet.errors import DataError
+
+class Steps(Dataset):
+    def __getitem__(self, step):
+        return DataError(f"step {step} is bad")
+
+try:
+    for batch in load_steps(Steps(), range(9), workers=2):
+        pass
+except DataError as error:
+    sys.exit(str(error))  # while the error, and with it the frames, are still held
+"""
+
+
+def test_a_program_ends_at_once_when_a_step_fails_in_a_worker():
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_WITH_AN_ERROR],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "step 0 is bad\n")
+
+
+HOLDS_A_LOADER = """
+import sys
+from torch.utils.data import Dataset
+from distildet.data.workers import load_steps
+from distildet.errors import DataError
+
+class Steps(Dataset):
+    def __getitem__(self, step):
+        return DataError("never looked at")
+
+batches = load_steps(Steps(), range(9), workers=2)
+held = []
+try:
+    next(batches)
+except DataError as error:
+    held.append(error)
+other = load_steps(Steps(), range(9), workers=1)
+held.append(other)
+sys.exit(5)
+"""
+
+
+def test_a_program_ends_while_somebody_holds_on_to_a_loader():
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS_A_LOADER],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (5, "")

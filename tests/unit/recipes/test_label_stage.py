@@ -238,3 +238,17 @@ def test_another_seed_takes_the_list_with_the_store(run_stage, images):
     assert (second / "quarantine.jsonl").read_bytes() == (first / "quarantine.jsonl").read_bytes()
     assert progress.counts == []
     assert progress.messages[0].startswith("Left out: 1 of 4 images")
+
+
+def test_an_image_for_which_the_teacher_computes_nan_is_set_aside(images, label, teacher, tmp_path):
+    bias = teacher.detector.head.classification_head.cls_logits.bias
+    before = bias.detach().clone()
+    torch.nn.init.constant_(bias, float("nan"))
+
+    with pytest.raises(GateError, match=r"quarantine"):
+        label(Listener())
+
+    torch.nn.init.zeros_(bias)
+    bias.data.copy_(before)
+    listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in listed] == ["teacher"] * 4
