@@ -92,6 +92,23 @@ def test_a_changed_image_is_named(copied, run):
         run(copied / "student.yaml", copied / "run", SHORT, "baseline=false")
 
 
+def test_boxes_that_are_left_out_are_told_in_short_and_all_kept_in_a_file(copied, run):
+    path = copied / "train" / "annotations.json"
+    document = json.loads(path.read_text())
+    box = {**document["annotations"][0], "bbox": [-9, -9, 1, 1]}
+    document["annotations"] += [{**box, "id": 10_000 + index} for index in range(25)]
+    path.write_text(json.dumps(document))
+    messages = Messages()
+
+    run(copied / "student.yaml", copied / "run", SHORT, "baseline=false", progress=messages)
+
+    told = [line for line in messages.lines if "has no area" in line]
+    kept = (copied / "run" / "remarks.txt").read_text().splitlines()
+    assert [f"  {line}" for line in kept[:20]] == told
+    assert len(kept) == 25
+    assert "  ... and 5 more like these, in remarks.txt" in messages.lines
+
+
 def test_a_folder_of_the_user_is_left_as_it_is(copied, run):
     before = sorted(copied.iterdir())
 

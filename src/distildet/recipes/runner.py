@@ -16,6 +16,7 @@ from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
 from distildet.recipes.preparation import prepare
 from distildet.recipes.progress import Progress
+from distildet.recipes.remarks import REMARKS, shorten_remarks
 from distildet.recipes.result import build_result
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_data import changed_files
@@ -117,8 +118,8 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
             progress=progress,
             is_new=not (out / SETTINGS).exists(),
         )
-        _tell_dropped(context)
         _begin(context)
+        _tell_remarks(context)
         for seed in recipe.seeds:
             for arm in _arms(context, seed):
                 _run_arm(context, arm, seed)
@@ -128,11 +129,13 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         return result
 
 
-def _tell_dropped(context: RunContext) -> None:
+def _tell_remarks(context: RunContext) -> None:
     lines = context.data.remarks()
-    if lines:
-        context.progress.message("Left out of the data, or worth a look:")
-    for line in lines:
+    if not lines:
+        return
+    artefacts.write_text(context.out / REMARKS, "".join(f"{line}\n" for line in lines))
+    context.progress.message("Left out of the data, or worth a look:")
+    for line in shorten_remarks(lines):
         context.progress.message(f"  {line}")
 
 
