@@ -7,6 +7,7 @@ hand, and files that somebody laid beside them, are never lost to a second call.
 import json
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from distildet import artefacts
@@ -17,6 +18,7 @@ from distildet.errors import ConfigError
 STAMP = ".distildet.json"
 # The limit of Linux, macOS and Windows for one part of a path.
 _LONGEST_PART_BYTES = 255
+_MOST_KEPT = 100_000
 
 
 def refuse_others(folder: Path) -> None:
@@ -45,7 +47,7 @@ def refuse_others(folder: Path) -> None:
                 f"{one_line(folder)}: cannot be written to, since it has {name!r}, which distildet "
                 "did not write there. Choose a new folder with --out."
             )
-        if not is_regular_file(path) or artefacts.fingerprint_file(path) != written[name]:
+        if not is_regular_file(path) or _fingerprint(path) != written[name]:
             raise ConfigError(
                 f"{one_line(folder)}: cannot be written again, since {name!r} was changed after "
                 "distildet wrote it. Choose a new folder with --out, or delete this one."
@@ -106,6 +108,18 @@ def note_unwritable(source_by_file: Iterable[tuple[str, str]], faults: Faults) -
                     "rename one of them",
                     f"{source_of[parent]!r}, {source!r}",
                 )
+
+
+def _fingerprint(path: Path) -> str:
+    status = path.stat()
+    moments = (status.st_mtime_ns, status.st_ctime_ns)
+    return _fingerprint_of_version(path, status.st_ino, status.st_size, moments)
+
+
+# A command asks before its long work and again before it writes: what stayed is read once.
+@lru_cache(maxsize=_MOST_KEPT)
+def _fingerprint_of_version(path: Path, _inode: int, _size: int, _moments: tuple[int, int]) -> str:
+    return artefacts.fingerprint_file(path)
 
 
 def _read_stamp(path: Path) -> dict[str, str]:

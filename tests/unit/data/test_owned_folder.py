@@ -71,6 +71,25 @@ def test_a_file_that_was_laid_beside_is_not_lost(tmp_path, name):
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
+def test_files_that_stay_as_they_are_are_read_once(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", FILES)
+    refuse_others(tmp_path / "out")
+
+    monkeypatch.delattr("hashlib.file_digest")
+
+    write_folder(tmp_path / "out", [("data.yaml", b"other")])
+    assert (tmp_path / "out" / "data.yaml").read_bytes() == b"other"
+
+
+def test_a_file_that_was_corrected_after_a_check_is_not_lost(tmp_path):
+    write_folder(tmp_path / "out", FILES)
+    refuse_others(tmp_path / "out")
+    (tmp_path / "out" / "labels" / "sub" / "a.txt").write_text("0 20")
+
+    with pytest.raises(ConfigError, match=r"'labels/sub/a.txt' was changed after distildet wrote"):
+        write_folder(tmp_path / "out", FILES)
+
+
 def test_a_file_that_was_corrected_by_hand_is_not_lost(tmp_path):
     write_folder(tmp_path / "out", FILES)
     (tmp_path / "out" / "labels" / "sub" / "a.txt").write_text("0 2")
