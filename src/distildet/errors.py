@@ -41,10 +41,6 @@ class StageError(DistildetError):
     """A run folder or stage whose content contradicts the recipe."""
 
 
-class MissingExtraError(DistildetError):
-    """An optional dependency is not installed; the message has the pip line."""
-
-
 class ResourceError(DistildetError):
     """The machine failed (disk full, worker killed); the run can be resumed."""
 

@@ -13,7 +13,6 @@ from distildet import errors
         ("WeightsError", 2),
         ("StoreError", 2),
         ("StageError", 2),
-        ("MissingExtraError", 2),
         ("ResourceError", 3),
         ("DivergedError", 4),
         ("GateError", 5),

@@ -9,6 +9,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from distildet.ops.frames import to_image_frame
 from distildet.structures import DensePrediction, Detections, ImageBatch
 
+CANDIDATES_PER_LEVEL = 1000  # best predictions kept before suppression, as in torchvision
+
 
 def detect_dense(
     prediction: DensePrediction,
@@ -17,7 +19,6 @@ def detect_dense(
     decode: Callable[[Tensor, Tensor], Tensor],
     score_floor: float,
     nms_iou: float,
-    candidates: int,
     max_detections: int,
 ) -> tuple[Detections, ...]:
     """Turn dense predictions into detections in the image frame.
@@ -28,7 +29,6 @@ def detect_dense(
         decode: Box codes [n 4] and priors [n 4] -> boxes [n 4], batch frame.
         score_floor: Scores at or below it are dropped.
         nms_iou: Per-class non-maximum suppression threshold.
-        candidates: Best predictions kept per level before suppression.
         max_detections: Best detections kept per image.
     """
     results = []
@@ -42,7 +42,7 @@ def detect_dense(
             by_class = _scores(prediction, level, i)  # [n k]
             flat = by_class.flatten()
             above = torch.where(flat > score_floor)[0]
-            best, order = flat[above].topk(min(candidates, len(above)))
+            best, order = flat[above].topk(min(CANDIDATES_PER_LEVEL, len(above)))
             chosen = above[order]
             num_classes = by_class.shape[-1]
             prior = torch.div(chosen, num_classes, rounding_mode="floor")

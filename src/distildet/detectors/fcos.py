@@ -18,7 +18,6 @@ from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import check_options, pyramid_anchors, stored_options
 from distildet.structures import DensePrediction, Detections, ImageBatch, Targets
 
-CANDIDATES_PER_LEVEL = 1000
 _AT_LEAST = {"neck_channels": 2, "max_detections": 1, "extra_levels": 0, "head_depth": 0}
 
 
@@ -128,6 +127,5 @@ class FCOS(DenseDetector):
             decode=self.box_coder.decode,
             score_floor=options["score_floor"],
             nms_iou=options["nms_iou"],
-            candidates=CANDIDATES_PER_LEVEL,
             max_detections=options["max_detections"],
         )

@@ -19,7 +19,6 @@ from distildet.structures import DensePrediction, Detections, ImageBatch, Target
 
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.4
-CANDIDATES_PER_LEVEL = 1000
 _AT_LEAST = {
     "neck_channels": 2,
     "anchor_octaves": 1,
@@ -150,6 +149,5 @@ class RetinaNet(DenseDetector):
             decode=self.box_coder.decode_single,
             score_floor=options["score_floor"],
             nms_iou=options["nms_iou"],
-            candidates=CANDIDATES_PER_LEVEL,
             max_detections=options["max_detections"],
         )

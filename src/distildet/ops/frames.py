@@ -52,21 +52,6 @@ def to_image_frame(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
     return _clip(map_boxes(boxes, inverse), batch.image_sizes[index])
 
 
-def to_batch_frame(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
-    """Bring boxes of one image into the batch frame.
-
-    Args:
-        boxes: [n 4], xyxy pixels of the image frame.
-        batch: The batch that has the image.
-        index: Position of the image in the batch.
-
-    Returns:
-        [n 4] float32 xyxy pixels of the batch, clipped to the valid part of the image; a box that
-        the view does not show has no area.
-    """
-    return _clip(map_boxes(boxes, batch.image_to_batch[index]), batch.sizes[index])
-
-
 def _clip(boxes: Tensor, size: Tensor) -> Tensor:
     height, width = size.tolist()
     clipped: Tensor = clip_boxes_to_image(boxes, (height, width))

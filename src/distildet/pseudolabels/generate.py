@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
-
 from distildet.data.dataset import Sample
 from distildet.errors import DataError
 from distildet.pseudolabels.quarantine import Quarantine

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distildet.ops.frames import map_boxes, to_batch_frame, to_image_frame
+from distildet.ops.frames import map_boxes, to_image_frame
 from distildet.structures import ImageBatch
 
 
@@ -66,14 +66,6 @@ def test_boxes_of_the_padding_are_clipped_to_the_image():
     assert boxes.tolist() == [[0.0, 20.0, 200.0, 100.0]]
 
 
-def test_boxes_are_clipped_to_the_valid_part_of_the_batch():
-    batch = batch_of(matrix(0.5, 0.5, -10.0, 0.0), image_size=(100, 200), size=(50, 64))
-
-    boxes = to_batch_frame(torch.tensor([[0.0, 20.0, 200.0, 100.0]]), batch, 0)
-
-    assert boxes.tolist() == [[0.0, 10.0, 64.0, 50.0]]
-
-
 @given(
     sx=st.floats(0.05, 8),
     sy=st.floats(0.05, 8),
@@ -89,6 +81,6 @@ def test_a_round_trip_returns_the_box(sx, sy, mirrored, x, y, width, height):
     batch = batch_of(by, image_size=(1000, 2000), size=(8000, 16000))
     box = torch.tensor([[x, y, x + width, y + height]])
 
-    returned = to_image_frame(to_batch_frame(box, batch, 0), batch, 0)
+    returned = to_image_frame(map_boxes(box, by), batch, 0)
 
     assert torch.allclose(returned, box, rtol=0, atol=2e-3)
