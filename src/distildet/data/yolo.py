@@ -193,8 +193,8 @@ def _annotated(
             labeled.append(replace(sample, annotations=collect_annotations(records)))
         else:
             rejected.append(
-                f"image {sample.id!r} is left out as not labeled, since none of its rows can be "
-                f"used; the first of {len(reasons)}: {reasons[0]}"
+                f"{file.where}: none of its {len(reasons)} rows can be used, so {sample.id!r} is "
+                f"left out as not labeled; line {reasons[0].removeprefix(f'{file.where}:')}"
             )
     return labeled, without_area, rejected
 

@@ -36,10 +36,12 @@ class LabelFile(NamedTuple):
     """What a label file says.
 
     Args:
+        where: The file, for messages.
         rows: Those that can be used, each once.
-        rejected: A line for each row that cannot be used.
+        rejected: A line for each row that cannot be used; it begins with the file and its line.
     """
 
+    where: str
     rows: list[Row]
     rejected: list[str]
 
@@ -79,7 +81,7 @@ def read_rows(
                 repeated.append(place)
             else:
                 kept[label, numbers] = Row(place, label, _corners(numbers))
-        file_by_path[path] = LabelFile(list(kept.values()), rejected)
+        file_by_path[path] = LabelFile(one_line(path), list(kept.values()), rejected)
     dropped = [line for file in file_by_path.values() for line in file.rejected]
     if _note_pixels(pixels, num_rows, faults):
         told = set(pixels)

@@ -176,7 +176,10 @@ BAD_ROWS = [
     ("1 0.25 0.5 0 0.4", "no area inside the image of 20x10 pixels"),
     ("1 0.25 0.5 0.1 -0.4", "no area inside the image of 20x10 pixels"),
     ("1 1.25 0.5 0.1 0.4", "no area inside the image of 20x10 pixels"),
-    ("1 1.75 0.5 1.9 0.4", "has '1 1.75 0.5 1.9 0.4': far beyond 1, but fractions of the image"),
+    (
+        "1 1.75 0.5 1.9 0.4",
+        "has '1 1.75 0.5 1.9 0.4': far beyond 1, but fractions of the image are accepted",
+    ),
 ]
 
 
@@ -250,10 +253,10 @@ def test_an_image_without_a_usable_row_is_not_labeled(yolo, row, reason):
     dataset = read_yolo(*yolo(a=ROW, b=row, sub__c=""))
 
     assert [sample.id for sample in dataset.samples] == ["a.png", "sub/c.png"]
-    assert dataset.dropped[-1].startswith(
-        "image 'b.JPG' is left out as not labeled, since none of its rows can be used; the first "
-        "of 1: "
-    )
+    assert (
+        "labels/b.txt: none of its 1 rows can be used, so 'b.JPG' is left out as not labeled; "
+        "line 1"
+    ) in dataset.dropped[-1]
     assert reason in dataset.dropped[-1]
 
 
