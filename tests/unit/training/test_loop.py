@@ -64,17 +64,22 @@ def test_a_run_stopped_after_every_step_equals_one_left_in_peace(
 
 
 @pytest.mark.parametrize(
-    "term", [{"weight": "auto"}, {"weight": "auto", "start": 0.4, "stop": 0.9, "decay": "cosine"}]
+    ("term", "settings"),
+    [
+        ({"weight": "auto"}, {}),
+        ({"weight": "auto"}, {"accumulate": 2}),
+        ({"weight": "auto", "start": 0.4, "stop": 0.9, "decay": "cosine"}, {}),
+    ],
 )
 def test_a_distilling_run_stopped_after_every_step_equals_one_left_in_peace(
-    trainer, distilling, checkpoint_files, tmp_path, term
+    trainer, distilling, checkpoint_files, tmp_path, term, settings
 ):
-    trainer("whole", task=distilling(**term)).run()
+    trainer("whole", task=distilling(**term), **settings).run()
 
     for step in range(1, 7):
         with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
-            trainer(stop_after=step, task=distilling(**term)).run()
-    trainer(task=distilling(**term)).run()
+            trainer(stop_after=step, task=distilling(**term), **settings).run()
+    trainer(task=distilling(**term), **settings).run()
 
     files = checkpoint_files(tmp_path / "stage" / LAST)
     assert files == checkpoint_files(tmp_path / "whole" / LAST)
