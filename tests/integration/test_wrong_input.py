@@ -204,9 +204,9 @@ ANNOTATION_CASES = [
     Case(
         name="66 a class to measure that is not learned",
         change=lambda tree: (tree / "val.json").write_text(
-            json.dumps(cases.coco("v.png", categories=[{"id": 1, "name": "Car"}]))
+            json.dumps(cases.coco("v.png", categories=[{"id": 1, "name": "cart"}]))
         ),
-        says=("No class name is common to Car and car, no", "rename them"),
+        says=("boxes of the classes cart", "'cart': Nearest: 'car'.", "Rename them"),
     ),
     Case(
         name="66 a class to measure that is not learned, beside one that is",
@@ -215,7 +215,7 @@ ANNOTATION_CASES = [
                 cases.coco("v.png", categories=[{"id": 1, "name": "bus"}, {"id": 2, "name": "no"}])
             )
         ),
-        says=("boxes of the classes bus", "car, no", "Rename them"),
+        says=("boxes of the classes bus", "not among the 2 to learn", "Rename them"),
     ),
     Case(
         name="the faults of two sources",

@@ -190,7 +190,9 @@ class TrainStage(Section):
         default=16, description="Images of an optimizer step."
     )
     accumulate: Annotated[Integer, Field(ge=1)] = Field(
-        default=1, description="Parts in which a batch is computed one after the other."
+        default=1,
+        description="Parts in which a batch is computed one after the other, to save memory. Losses "
+        "that are normalised over the batch (FCOS, Faster R-CNN) then count each part by itself.",
     )
     optimizer: OptimizerConfig = Field(description="How the weights are updated.")
     schedule: ScheduleConfig = Field(
