@@ -205,8 +205,8 @@ class Trainer:
             return []
         return [
             f"{self.folder}: memory ran out, so batches were split into {self._micro_batches()} "
-            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start. Losses "
-            "that are normalised over the batch (FCOS, Faster R-CNN) then count each part by itself."
+            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start. "
+            "Losses normalised over the batch (FCOS, Faster R-CNN) then count each part by itself."
         ]
 
     def _put_back(self, buffers: list[Tensor]) -> None:
