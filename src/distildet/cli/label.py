@@ -125,12 +125,36 @@ def _export(
     options: "LabelStudioOptions",
 ) -> tuple[Path, tuple[str, ...]]:
     """Write one format; return where it is, and lines that tell of what it does not hold."""
-    from distildet import artefacts
     from distildet.data.write_coco import COCO_FILE, coco_document
     from distildet.data.written import write_annotations
 
     if name == ExportFormat.COCO:
         # Beside the store, in a folder that is distildet's already.
-        artefacts.write_bytes(out / COCO_FILE, coco_document(records, classes))
+        _write_unless_changed(out / COCO_FILE, coco_document(records, classes))
         return out / COCO_FILE, ()
     return out / name, write_annotations(name, out / name, records, classes, label_studio=options)
+
+
+def _write_unless_changed(path: Path, content: bytes) -> None:
+    """Write a file, and its sha256 beside it, by which boxes corrected by hand are told apart.
+
+    Raises:
+        ConfigError: There is another file, which is not as an earlier call wrote it.
+    """
+    from distildet import artefacts
+    from distildet.data.names import is_regular_file
+    from distildet.errors import ConfigError
+
+    stamp = path.with_name(f".{path.name}.sha256")
+    wanted = artefacts.fingerprint_bytes(content)
+    if is_regular_file(path):
+        written = stamp.read_bytes().strip() if is_regular_file(stamp) else b""
+        found = artefacts.fingerprint_file(path)
+        # A kill between the two writes leaves the wanted file without its stamp.
+        if found != wanted and found.encode() != written:
+            raise ConfigError(
+                f"{path}: cannot be written again, since it is not as distildet wrote it: somebody "
+                "may have corrected it. Choose a new folder with --out, or move this file."
+            )
+    artefacts.write_bytes(path, content)
+    artefacts.write_text(stamp, f"{wanted}\n")

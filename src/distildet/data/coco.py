@@ -1,5 +1,6 @@
 """Reads annotations in the COCO json format."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,8 +175,8 @@ def _read_images(records: Sequence[Record], folder: Path, faults: Faults) -> dic
 
 
 def _is_count(value: Any) -> bool:
-    # Some tools write 640.0 for 640.
-    return is_number(value) and value > 0 and float(value).is_integer()
+    # Some tools write 640.0 for 640. JSON also has integers beyond float64.
+    return is_number(value) and 0 < value <= sys.float_info.max and float(value).is_integer()
 
 
 def _refuse_dangling(
@@ -186,6 +187,8 @@ def _refuse_dangling(
     # By repr, since an id of a wrong type need not be hashable; images noted as faulty count as
     # declared, or one fault would be told many times.
     declared = {repr(record.get("id")) for record in document["images"]}
+    # So is true, which Python takes for 1.
+    categories = {repr(category_id) for category_id in label_by_category}
     for record in document["annotations"]:
         annotation_id = _take_id("annotations", record, taken, faults)
         if annotation_id is not None:
@@ -197,7 +200,7 @@ def _refuse_dangling(
                 "annotations: 'image_id' must be the id of an image",
                 f"{where} has {image_id!r:.80}",
             )
-        if not isinstance(category_id, int) or category_id not in label_by_category:
+        if repr(category_id) not in categories:
             faults.add(
                 "annotations: 'category_id' must be the id of a category",
                 f"{where} has {category_id!r:.80}",

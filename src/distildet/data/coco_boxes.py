@@ -78,11 +78,11 @@ def read_boxes(
         if not isinstance(category_id, int) or category_id not in label_by_category:
             continue
         image, where = image_by_id[image_id], f"annotation {record.get('id')!r}"
-        xywh = _read_xywh(record, where, faults)
-        if xywh is None:
+        xywh, crowd = _read_xywh(record, where, faults), _read_crowd(record, where, faults)
+        if xywh is None or crowd is None:
             continue
         drawn.append(_Drawn(where, xywh, image))
-        box = _clip(record, xywh, image, label_by_category[category_id])
+        box = _clip(record, xywh, image, label_by_category[category_id], crowd=crowd)
         if box is None:
             dropped.append(
                 f"{where} (image {image.name!r}): {_shown_box(record, xywh)} has no area inside "
@@ -144,7 +144,22 @@ def _around(polygons: Sequence[Sequence[float]]) -> _XYWH:
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def _clip(record: Record, xywh: _XYWH, image: CocoImage, label: int) -> BoxRecord | None:
+def _read_crowd(record: Record, where: str, faults: Faults) -> bool | None:
+    """Return whether an annotation is a crowd region, or None after noting why that is unclear."""
+    written = record.get("iscrowd", 0)
+    # A text such as "0" would count as true.
+    if isinstance(written, int | float) and written in {0, 1}:
+        return bool(written)
+    faults.add(
+        "annotations: 'iscrowd' must be 0 or 1, false or true, or left out",
+        f"{where} has {written!r:.80}",
+    )
+    return None
+
+
+def _clip(
+    record: Record, xywh: _XYWH, image: CocoImage, label: int, *, crowd: bool
+) -> BoxRecord | None:
     x, y, width, height = xywh
     corners = clip_corners((x, y, x + width, y + height), image.size)
     if corners is None:
@@ -155,7 +170,7 @@ def _clip(record: Record, xywh: _XYWH, image: CocoImage, label: int) -> BoxRecor
         corners=corners,
         label=label,
         area=given if math.isfinite(given) and given > 0 else width * height,
-        crowd=bool(record.get("iscrowd", 0)),
+        crowd=crowd,
     )
 
 

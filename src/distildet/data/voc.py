@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
@@ -137,7 +137,7 @@ def _read_documents(folder: Path, faults: Faults) -> dict[str, _Document]:
 
 def _find_xml(folder: Path) -> list[Path]:
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
             Path(place, name)
@@ -146,6 +146,13 @@ def _find_xml(folder: Path) -> list[Path]:
         ]
     # Opening a pipe would wait for ever.
     return sorted(path for path in found if is_regular_file(path))
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise DataError(
+        f"{one_line(Path(error.filename))}: the folder cannot be read ({error.strerror}). Change "
+        "who may read it, or take it out of the folder of XML files."
+    ) from error
 
 
 def _parse(path: Path, faults: Faults) -> _Document | None:

@@ -1,6 +1,7 @@
 """Writes annotations in the format of YOLO: one text file an image, and a data.yaml of names."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,12 +14,15 @@ from distildet.data.image_record import (
     scores_left_out,
 )
 from distildet.data.owned_folder import note_unwritable, write_folder
+from distildet.data.yolo import label_name
 
 _FORMAT = "YOLO"
 _DATA_YAML = "data.yaml"
 # On an image 20,000 pixels wide, edges move by less than half a millionth of a pixel: the last
 # decimal of VOC comes back, so that files do not change when they go to and fro.
 _DECIMALS = 11
+# Half of a pair that stands for one sign in UTF-16; alone it is no text. JSON can bring it in.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEAD = """\
 # The boxes of X/images/NAME.jpg are in X/labels/NAME.txt: lay the folder `labels` beside `images`.
 # Programs that train also want the keys `train` and `val`, the folders of the images: add them.
@@ -46,12 +50,16 @@ def write_yolo(folder: Path, records: Sequence[ImageRecord], classes: ClassList)
 
     Raises:
         ConfigError: The folder has other things in it.
-        DataError: Images would share a label file, such as a.jpg and a.png; all are listed.
+        DataError: Images would share a label file, such as a.jpg and a.png, or a class name has
+            half of a surrogate pair, which no text file holds; all are listed.
         ResourceError: The disk is full.
     """
     files = [_label_file(record.name) for record in records]
     faults = Faults(folder)
     note_unwritable(zip(files, (record.name for record in records), strict=True), faults)
+    for name in classes:
+        if _SURROGATE.search(name):
+            faults.add("class names must be text without halves of signs; rename them", repr(name))
     faults.raise_if_any()
     write_folder(folder, _contents(files, records, classes))
     return (
@@ -62,13 +70,9 @@ def write_yolo(folder: Path, records: Sequence[ImageRecord], classes: ClassList)
 
 
 def _label_file(name: str) -> str:
-    path = PurePosixPath(name).with_suffix(".txt")
-    folders = list(path.parts[:-1])
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    else:
-        folders.insert(0, "labels")
-    return PurePosixPath(*folders, path.name).as_posix()
+    image = PurePosixPath(name)
+    path = label_name(image)
+    return path.as_posix() if path.parent != image.parent else f"labels/{path.as_posix()}"
 
 
 def _contents(

@@ -2,9 +2,10 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from distildet.classes import ClassList
@@ -31,11 +32,16 @@ def label_path(image: Path) -> Path:
     there; if there is no such folder, it lies beside the image.
     """
     # abspath, not resolve: the layout is that of the names that the user sees.
-    parts = list(Path(os.path.abspath(image)).with_suffix(".txt").parts)  # noqa: PTH100
+    return Path(label_name(PurePath(os.path.abspath(image))))  # noqa: PTH100
+
+
+def label_name(image: PurePath) -> PurePath:
+    """Return an image's path with the suffix .txt and its last folder `images` as `labels`."""
+    parts = list(image.with_suffix(".txt").parts)
     folders = parts[:-1]
     if "images" in folders:
         parts[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    return Path(*parts)
+    return type(image)(*parts)
 
 
 def read_yolo(
@@ -119,8 +125,9 @@ def _read_class_list(path: Path) -> ClassList:
             "be empty or left out",
             f"found {document.get('names')!r:.120}",
         )
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        faults.add("'names' must be unique, but one occurs again; rename it", f"{name!r:.80}")
+    for name, times in Counter(name for name in names if isinstance(name, str)).items():
+        if times > 1:
+            faults.add("'names' must be unique, but one occurs again; rename it", f"{name!r:.80}")
     count = document.get("nc")
     if count is not None and names and count != str(len(names)):
         faults.add(

@@ -56,10 +56,17 @@ def timm_features_of_file(name: str, path: Path, indices: Sequence[int]) -> Any:
     """Build a network that returns the maps of some indices, with the weights of a file.
 
     Raises:
-        WeightsError: The file has code in it, or is not of this network, or not all of it.
+        WeightsError: The file has code in it, or is not of this network, or not all of it, or has
+            values that are not finite.
     """
     # Read here, so that no version of timm runs code from the file.
     state = in_timm_names(name, path, read_weights(path).tensors)
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{path}: {len(broken)} tensors have values that are not finite (such as "
+            f"{broken[:_NUM_EXAMPLES]}). Take weights from before the training diverged."
+        )
     # timm loads what fits and leaves the rest at random. So once more, from the same random
     # numbers, with other values: what is the same then is not from the file.
     other_state = {key: 1.5 * tensor + 0.5 for key, tensor in state.items()}

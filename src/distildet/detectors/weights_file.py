@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
@@ -55,6 +55,8 @@ def read_weights(path: Path) -> StoredWeights:
     if not isinstance(state, Mapping) or not state:
         raise _not_weights(path, f"it holds {type(state).__name__} of no use")
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise _not_weights(path, f"its entry {name!r:.80} has no text as name")
         if not isinstance(value, Tensor):
             raise _not_weights(path, f"its entry {name!r} is of type {type(value).__name__}")
     return StoredWeights(tensors=clean_state_dict(dict(state)), is_checkpoint=bool(keys))
@@ -67,7 +69,7 @@ def no_such_file(path: Path) -> WeightsError:
 
 def _read(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
         # The training scripts of torchvision and timm put their arguments into checkpoints.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -82,9 +84,11 @@ def _read(path: Path) -> Any:
             f"{path}: contains code ({code[1]}), which is never run. Where the model was trained, "
             "save only model.state_dict() and give that file."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        if isinstance(error, EOFError) or _EARLY_END.search(reason) or _is_cut_archive(path):
+    except Exception as error:
+        # Of damaged bytes torch makes whatever they happen to say, also failed assertions.
+        reason = str(error).partition("\n")[0] or f"it is damaged: {type(error).__name__}"
+        is_early_end = isinstance(error, EOFError | struct.error) or _EARLY_END.search(reason)
+        if is_early_end or _is_cut_archive(path):
             reason = _CUT_OFF
         raise _not_weights(path, reason) from error
 
@@ -94,9 +98,9 @@ def _is_cut_archive(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             begins = file.read(len(_ARCHIVE)) == _ARCHIVE
-    except OSError:
+        return begins and not zipfile.is_zipfile(path)
+    except (OSError, zipfile.BadZipFile):  # the latter: it has an end, which is damaged
         return False
-    return begins and not zipfile.is_zipfile(path)
 
 
 def _not_weights(path: Path, reason: str) -> WeightsError:

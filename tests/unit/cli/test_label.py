@@ -104,6 +104,43 @@ def test_labels_that_were_corrected_by_hand_are_not_lost(label, tmp_path):
     assert corrected.read_text() == "0 0.5 0.5 1 1\n"
 
 
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_coco_file_that_was_corrected_by_hand_is_not_lost(label, tmp_path, stamped):
+    label()
+    corrected, stamp = (tmp_path / "out" / name for name in ("labels.json", ".labels.json.sha256"))
+    corrected.write_text("{}")
+    stamp.rename(stamp if stamped else tmp_path / "stamp")
+
+    done = label()
+
+    assert isinstance(done.exception, ConfigError)
+    assert "labels.json: cannot be written again, since it is not as distildet" in str(
+        done.exception
+    )
+    assert corrected.read_text() == "{}"
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_the_same_coco_file_may_be_written_again(label, tmp_path, stamped):
+    label()
+    stamp = tmp_path / "out" / ".labels.json.sha256"
+    stamp.rename(stamp if stamped else tmp_path / "stamp")
+
+    done = label()
+
+    assert done.exit_code == 0, done.output
+    assert stamp.is_file()
+
+
+def test_an_untouched_coco_file_is_replaced_by_other_boxes(label, tmp_path):
+    label()
+
+    done = label("--threshold", "1")
+
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "labels.json").read_text())["annotations"] == []
+
+
 def test_an_unknown_format_is_refused(label):
     done = label("--export", "pascal")
 

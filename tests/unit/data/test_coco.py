@@ -75,10 +75,13 @@ def test_the_area_is_that_of_the_file_or_else_of_the_box(write, fields, expected
     assert dataset.samples[0].annotations.areas.tolist() == [expected]
 
 
-def test_crowds_are_kept_as_such(write):
-    dataset = read_coco(*write([image(1)], [box(1, [1, 2, 3, 4], iscrowd=1)]))
+@pytest.mark.parametrize(
+    ("written", "crowd"), [(0, False), (1, True), (False, False), (True, True)]
+)
+def test_crowds_are_kept_as_such(write, written, crowd):
+    dataset = read_coco(*write([image(1)], [box(1, [1, 2, 3, 4], iscrowd=written)]))
 
-    assert dataset.samples[0].annotations.crowd.tolist() == [True]
+    assert dataset.samples[0].annotations.crowd.tolist() == [crowd]
 
 
 def test_an_image_without_annotations_is_background(write):
@@ -162,12 +165,22 @@ def test_listed_images_without_a_record_are_named(write, tmp_path):
         ([image(1, 5)], [], r"relative to the folder.*image 1 has 5"),
         ([image(1, width=0)], [], r"whole numbers above 0.*image 1 has \(10, 0\)"),
         ([image(1, width=None)], [], r"whole numbers above 0.*\(10, None\)"),
+        ([image(1, width=10**400)], [], r"whole numbers above 0.*image 1 has \(10, 1000"),
         ([image(1, width=10, height=20)], [], r"as stored.*is 20x10, stated 10x20"),
         ([image(1)], [box(1, [1, 2, 3, 4])] * 2, r"annotations: 'id' must be unique"),
         ([image(1)], [box(True, [1, 2, 3, 4])], r"'id' must be an integer \(1\): found True"),
         ([image(1)], [box(5, [1, 2, 3, 4], image_id=9)], r"id of an image.*annotation 5 has 9"),
         ([image(1)], [box(5, [1, 2, 3, 4], image_id=[1])], r"id of an image.*5 has \[1\]"),
         ([image(1)], [box(5, [1, 2, 3, 4], category_id=9)], r"id of a category.*5 has 9"),
+        (
+            [image(1)],
+            [box(5, [1, 2, 3, 4], category_id=True)],
+            r"id of a category.*5 has True",
+        ),
+        ([image(1)], [box(5, [1, 2, 3, 4], iscrowd="0")], r"must be 0 or 1.*annotation 5 has '0'"),
+        ([image(1)], [box(5, [1, 2, 3, 4], iscrowd=2)], r"must be 0 or 1.*annotation 5 has 2"),
+        ([image(1)], [box(5, [1, 2, 3, 4], iscrowd=[])], r"must be 0 or 1.*annotation 5 has \[\]"),
+        ([image(1)], [box(5, [1, 2, 3, 4], iscrowd=None)], r"must be 0 or 1.* 5 has None"),
         ([image(1)], [box(5, [1, 2, 3])], r"four numbers.*annotation 5 has \[1, 2, 3\]"),
         ([image(1)], [box(5, [1, 2, 3, "4"])], r"four numbers.*annotation 5"),
         ([image(1)], [box(5, None)], r"four numbers.*annotation 5 has None"),
@@ -177,7 +190,7 @@ def test_listed_images_without_a_record_are_named(write, tmp_path):
 )
 def test_faulty_records_are_refused(write, images, annotations, message):
     with pytest.raises(DataError, match=rf"(?s)a\.json: .*{message}"):
-        read_coco(*write(images, annotations))
+        read_coco(*write(images, annotations, [*CATEGORIES, {"id": 1, "name": "owl"}]))
 
 
 @pytest.mark.parametrize(

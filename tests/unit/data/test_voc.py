@@ -1,6 +1,7 @@
 """Reading of PASCAL VOC folders: what is sound comes through exactly, faults are told at once."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +296,18 @@ def test_pipes_and_hidden_files_are_passed_over(voc):
     os.mkfifo(annotations / "pipe.xml")
 
     assert len(read_voc(images, annotations)) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_named(voc, monkeypatch):
+    images, annotations = voc(a=xml(thing()))
+    # Longer than a path may be, which also stops somebody who may read everything.
+    monkeypatch.chdir(annotations)
+    for _ in range(20):
+        Path("x" * 250).mkdir()
+        monkeypatch.chdir("x" * 250)
+
+    with pytest.raises(DataError, match=r"xxx: the folder cannot be read \(File name too long\)"):
+        read_voc(images, annotations)
 
 
 def test_a_file_that_cannot_be_read_is_named(voc):

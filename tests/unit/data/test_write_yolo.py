@@ -105,6 +105,15 @@ def test_images_that_would_share_a_label_file_are_refused(tmp_path, record_of):
     assert not (tmp_path / "out").exists()
 
 
+def test_class_names_that_no_reader_takes_are_refused(tmp_path, record_of):
+    classes = ClassList(("cat", "dog\ud800"))
+
+    with pytest.raises(DataError, match=r"class names must be .* without .*'dog\\ud800'"):
+        write_yolo(tmp_path / "out", [record_of("a.jpg")], classes)
+
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_the_user_is_refused(tmp_path, record_of):
     (tmp_path / "data.yaml").write_text("names: [mine]")
 

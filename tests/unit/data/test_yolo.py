@@ -144,6 +144,7 @@ def test_class_names_stay_texts(yolo):
         ("names: cat", r"'names' must be a list .* found 'cat'"),
         ("names: [cat, '']", r"'names' must be a list .* found \['cat', ''\]"),
         ("names: [cat, [dog]]", r"'names' must be a list "),
+        ("names: [[cat], [cat]]", r"'names' must be a list .* found \[\['cat'\], \['cat'\]\]"),
         ("names: {1: cat, 2: dog}", r"'names' must be .* from 0, 1, .* found \{'1': 'cat'"),
         ("names: {0: cat, 2: dog}", r"'names' must be .* from 0, 1"),
         ("names: {0: cat, 00: dog}", r"'names' must be .* from 0, 1"),

@@ -329,3 +329,13 @@ def test_weights_of_a_torchvision_backbone_are_whole_and_finite(change, message,
 
     with pytest.raises(WeightsError, match=message):
         build_backbone("torchvision/resnet18", levels=LEVELS, pretrained=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_timm_backbone_are_finite(value, tmp_path):
+    state = timm.create_model("test_efficientnet").state_dict()
+    state["bn1.bias"].fill_(value)
+    torch.save(state, tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=r"weights\.pth: 1 tensors .* not finite .*'bn1\.bias'"):
+        build_backbone("test_efficientnet", levels=LEVELS, pretrained=tmp_path / "weights.pth")

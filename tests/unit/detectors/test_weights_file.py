@@ -47,10 +47,11 @@ def test_the_moving_average_of_a_checkpoint_comes_first(file):
     assert read_weights(file).tensors == {"a": torch.ones(1)}
 
 
-def test_safetensors_are_read(tmp_path):
-    save_file(TENSORS, tmp_path / "weights.safetensors")
+@pytest.mark.parametrize("name", ["weights.safetensors", "WEIGHTS.SAFETENSORS"])
+def test_safetensors_are_read(name, tmp_path):
+    save_file(TENSORS, tmp_path / name)
 
-    found = read_weights(tmp_path / "weights.safetensors")
+    found = read_weights(tmp_path / name)
 
     torch.testing.assert_close(found.tensors, TENSORS)
     assert not found.is_checkpoint
@@ -119,11 +120,46 @@ def test_a_single_byte_is_refused(file):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (b"\x80\x02J\x00", "it ends too early"),  # struct.error
+        (b"\x80\x02}]K\x01s.", "unhashable type: 'list'"),  # TypeError
+    ],
+)
+def test_bytes_that_make_torch_stumble_are_refused(content, reason, file):
+    file.write_bytes(content)
+
+    with pytest.raises(WeightsError, match=rf"weights.pth: not a file of weights \({reason}"):
+        read_weights(file)
+
+
+def test_a_damaged_end_of_an_archive_is_refused(file):
+    torch.save(TENSORS, file)
+    content = bytearray(file.read_bytes())
+    # The end is 22 bytes; before it stands, in four, the number of disks that the archive spans.
+    content[-24] = 228
+    file.write_bytes(content)
+
+    with pytest.raises(WeightsError, match=r"weights.pth: not a file of weights \(.+\)\. Accepted"):
+        read_weights(file)
+
+
+def test_a_flipped_byte_in_the_older_format_is_refused(file):
+    torch.save(TENSORS, file, _use_new_zipfile_serialization=False)
+    file.write_bytes(file.read_bytes().replace(b"storage", b"stoRage"))
+
+    with pytest.raises(WeightsError, match=r"weights.pth: not a file of weights \(.+\)\. Accepted"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
         ([torch.zeros(1)], "it holds list"),
         (torch.zeros(1), "it holds Tensor"),
         ({}, "it holds dict"),
         ({"model": 3}, "it holds int"),
         ({"epoch": 3}, "its entry 'epoch' is of type int"),
+        ({1: torch.zeros(1)}, "its entry 1 has no text as name"),
+        ({"model": {(): torch.zeros(1)}}, r"its entry \(\) has no text as name"),
     ],
 )
 def test_a_file_without_named_tensors_is_refused(content, reason, file):
