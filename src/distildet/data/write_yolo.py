@@ -59,7 +59,9 @@ def write_yolo(folder: Path, records: Sequence[ImageRecord], classes: ClassList)
     note_unwritable(zip(files, (record.name for record in records), strict=True), faults)
     for name in classes:
         if _SURROGATE.search(name):
-            faults.add("class names must be text without halves of signs; rename them", repr(name))
+            faults.add(
+                "class names must be text without half of a surrogate pair; rename them", repr(name)
+            )
     faults.raise_if_any()
     write_folder(folder, _contents(files, records, classes))
     return (

@@ -142,14 +142,6 @@ def test_a_damaged_end_of_an_archive_is_refused(file):
         read_weights(file)
 
 
-def test_a_flipped_byte_in_the_older_format_is_refused(file):
-    torch.save(TENSORS, file, _use_new_zipfile_serialization=False)
-    file.write_bytes(file.read_bytes().replace(b"storage", b"stoRage"))
-
-    with pytest.raises(WeightsError, match=r"weights.pth: not a file of weights \(.+\)\. Accepted"):
-        read_weights(file)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
