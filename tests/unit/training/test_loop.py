@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distildet.classes import ClassList
+from distildet.detectors.bundle import build_detector
 from distildet.errors import DivergedError, InterruptedRunError, ResourceError, StageError
 from distildet.training.loop import seed_everything
 from distildet.training.task import Task
@@ -61,6 +63,35 @@ def test_a_run_stopped_after_every_step_equals_one_left_in_peace(
     )
     assert records(tmp_path / "stage") == records(tmp_path / "whole")
     assert len(records(tmp_path / "stage")) == 6
+
+
+@pytest.mark.parametrize("family", ["fcos", "faster_rcnn"])
+def test_every_family_stopped_after_every_step_equals_one_left_in_peace(
+    trainer, checkpoint_files, tmp_path, family
+):
+    # Faster R-CNN draws anchors and regions from the global generator.
+    def student():
+        torch.manual_seed(0)
+        return build_detector(
+            family,
+            classes=ClassList(("a", "b")),
+            backbone="test_efficientnet",
+            image_size=32,
+            backbone_levels=("C3", "C4"),
+            extra_levels=0,
+            neck_channels=8,
+        )
+
+    trainer("whole", task=Task(student())).run()
+
+    for step in range(1, 7):
+        with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+            trainer(stop_after=step, task=Task(student())).run()
+    trainer(task=Task(student())).run()
+
+    files = checkpoint_files(tmp_path / "stage" / LAST)
+    assert files == checkpoint_files(tmp_path / "whole" / LAST)
+    assert records(tmp_path / "stage") == records(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
