@@ -63,6 +63,18 @@ class ImageBatch:
         """Return the batch with its pixels on a device; the small tensors stay on the CPU."""
         return replace(self, pixels=self.pixels.to(device, non_blocking=True))
 
+    def part(self, start: int, stop: int) -> "ImageBatch":
+        """Return the images from `start` up to, without, `stop`, on the same padded canvas."""
+        chosen = slice(start, stop)
+        return replace(
+            self,
+            pixels=self.pixels[chosen],
+            sizes=self.sizes[chosen],
+            image_sizes=self.image_sizes[chosen],
+            image_to_batch=self.image_to_batch[chosen],
+            image_ids=self.image_ids[chosen],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:

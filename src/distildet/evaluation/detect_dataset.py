@@ -10,7 +10,7 @@ from distildet import artefacts
 from distildet.data.dataset import Sample
 from distildet.data.loader import evaluation_batches
 from distildet.detectors.base import Detector
-from distildet.errors import DataError
+from distildet.errors import DataError, ResourceError
 from distildet.structures import DETECTIONS, Detections, ImageBatch
 
 
@@ -19,16 +19,40 @@ def predictor(
 ) -> Callable[[ImageBatch], tuple[Detections, ...]]:
     """Return a function from a batch to its detections, for a detector in eval mode.
 
+    Where memory runs out it goes on with half as many images at once, on the same padded canvas,
+    and keeps to that number.
+
     Args:
         detector: Moved to the device and put into eval mode.
         device: Where to compute.
+
+    Raises:
+        ResourceError: When called: the memory is too small for a single image.
     """
     detector = detector.to(device).to(memory_format=torch.channels_last).eval()
+    most: int | None = None
 
     @torch.inference_mode()
     def predict(batch: ImageBatch) -> tuple[Detections, ...]:
-        detections = detector(batch.to(device), want={DETECTIONS}).detections
-        return tuple(detections or ())
+        nonlocal most
+        found: list[Detections] = []
+        start = 0
+        while start < len(batch):
+            piece = batch.part(start, len(batch) if most is None else start + most)
+            try:
+                found.extend(detector(piece.to(device), want={DETECTIONS}).detections or ())
+                start += len(piece)
+                continue
+            except torch.OutOfMemoryError as error:
+                if len(piece) == 1:
+                    height, width = piece.pixels.shape[2:]
+                    raise ResourceError(
+                        f"The memory of {device} is too small for the image {piece.image_ids[0]} "
+                        f"at {height}x{width} pixels. Free memory, or use a smaller image size."
+                    ) from error
+                most = len(piece) // 2
+            torch.cuda.empty_cache()
+        return tuple(found)
 
     return predict
 

@@ -1,7 +1,7 @@
 """The task: what a training step computes from a batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -113,16 +113,8 @@ def split_batch(
     size = -(-len(batch) // parts)
     pieces: list[tuple[ImageBatch, Sequence[Targets]]] = []
     for start in range(0, len(batch), size):
-        chosen = slice(start, start + size)
-        piece = replace(
-            batch,
-            pixels=batch.pixels[chosen],
-            sizes=batch.sizes[chosen],
-            image_sizes=batch.image_sizes[chosen],
-            image_to_batch=batch.image_to_batch[chosen],
-            image_ids=batch.image_ids[chosen],
-        )
-        pieces.append((piece, targets[chosen]))
+        stop = start + size
+        pieces.append((batch.part(start, stop), targets[start:stop]))
     return pieces
 
 
