@@ -79,7 +79,7 @@ def relative_name(path: Path, root: Path) -> str:
         DataError: The image is not below the root.
     """
     # abspath, not resolve: a link keeps the name that the user sees.
-    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100
+    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # noqa: PTH100 - see above
     if not absolute.is_relative_to(base):
         raise DataError(
             f"{one_line(path)}: the image is not below the root {root}, to which sample ids are "

@@ -32,7 +32,7 @@ def label_path(image: Path) -> Path:
     there; if there is no such folder, it lies beside the image.
     """
     # abspath, not resolve: the layout is that of the names that the user sees.
-    return Path(label_name(PurePath(os.path.abspath(image))))  # noqa: PTH100
+    return Path(label_name(PurePath(os.path.abspath(image))))  # noqa: PTH100 - see above
 
 
 def label_name(image: PurePath) -> PurePath:

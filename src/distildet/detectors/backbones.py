@@ -13,7 +13,7 @@ from torchvision import models
 
 from distildet.detectors.probing import check_maps, not_a_pyramid, without_unused
 from distildet.detectors.timm_features import not_loaded, timm_features, timm_features_of_file
-from distildet.detectors.weights_file import read_weights
+from distildet.detectors.weights_file import read_weights, refuse_not_finite
 from distildet.errors import ConfigError, WeightsError, nearest_names
 
 Colour = tuple[float, float, float]
@@ -246,12 +246,7 @@ def _load_into(model: nn.Module, name: str, path: Path) -> None:
         # The counter of torch's AveragedModel, in the moving averages of reference scripts.
         if key != "n_averaged" and not _is_of_classifier(key)
     }
-    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(
-            f"{path}: {len(broken)} tensors have values that are not finite (such as "
-            f"{broken[:3]}). Take weights from before the training diverged."
-        )
+    refuse_not_finite(path, state)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except Exception as error:

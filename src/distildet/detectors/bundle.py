@@ -8,10 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safetensors.torch import load_file, save
 
-# Importing a family registers it.
 import distildet.detectors.faster_rcnn
 import distildet.detectors.fcos
-import distildet.detectors.retinanet  # noqa: F401
+import distildet.detectors.retinanet  # noqa: F401 - importing a family registers it
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.detectors.base import DETECTORS, Detector

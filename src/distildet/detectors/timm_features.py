@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distildet.detectors.probing import not_a_pyramid
 from distildet.detectors.weight_names import in_timm_names
-from distildet.detectors.weights_file import read_weights
+from distildet.detectors.weights_file import read_weights, refuse_not_finite
 from distildet.errors import WeightsError
 
 _NUM_EXAMPLES = 3
@@ -61,12 +61,7 @@ def timm_features_of_file(name: str, path: Path, indices: Sequence[int]) -> Any:
     """
     # Read here, so that no version of timm runs code from the file.
     state = in_timm_names(name, path, read_weights(path).tensors)
-    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(
-            f"{path}: {len(broken)} tensors have values that are not finite (such as "
-            f"{broken[:_NUM_EXAMPLES]}). Take weights from before the training diverged."
-        )
+    refuse_not_finite(path, state)
     # timm loads what fits and leaves the rest at random. So once more, from the same random
     # numbers, with other values: what is the same then is not from the file.
     other_state = {key: 1.5 * tensor + 0.5 for key, tensor in state.items()}

@@ -62,6 +62,24 @@ def read_weights(path: Path) -> StoredWeights:
     return StoredWeights(tensors=clean_state_dict(dict(state)), is_checkpoint=bool(keys))
 
 
+def refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Make sure that all values are finite.
+
+    Args:
+        path: Of the file, for the message.
+        tensors: Those of the file that are used.
+
+    Raises:
+        WeightsError: Some are not.
+    """
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{path}: {len(broken)} tensors have values that are not finite (such as "
+            f"{broken[:3]}). Take weights from before the training diverged."
+        )
+
+
 def no_such_file(path: Path) -> WeightsError:
     """Return the error for a file of weights that is not there."""
     return WeightsError(f"{path}: no such file of weights. Give the path of an existing file.")
