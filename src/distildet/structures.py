@@ -47,6 +47,8 @@ class ImageBatch:
         image_to_batch: [b 3 3] float64, homogeneous matrix from image-frame (x, y, 1) to the
             batch frame; axis-aligned (scale, mirror, shift).
         image_ids: The sample ids, in the same order.
+        view_ids: Names of the views, in the same order, where the same views come again in later
+            passes; else empty.
     """
 
     pixels: Tensor
@@ -54,6 +56,7 @@ class ImageBatch:
     image_sizes: Tensor
     image_to_batch: Tensor
     image_ids: tuple[str, ...]
+    view_ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,6 +76,7 @@ class ImageBatch:
             image_sizes=self.image_sizes[chosen],
             image_to_batch=self.image_to_batch[chosen],
             image_ids=self.image_ids[chosen],
+            view_ids=self.view_ids[chosen],
         )
 
 

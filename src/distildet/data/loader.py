@@ -85,18 +85,28 @@ def targets_from_annotations(
     )
 
 
-def collate(views: Sequence[View], ids: Sequence[str]) -> ImageBatch:
+def collate(
+    views: Sequence[View],
+    ids: Sequence[str],
+    *,
+    view_ids: Sequence[str] = (),
+    side: int | None = None,
+) -> ImageBatch:
     """Bring views together, padded right and bottom with zeros.
 
     Args:
         views: At least one.
         ids: The sample ids in the same order.
+        view_ids: Names of the views in the same order, where they have any.
+        side: Of a square that holds every view; None for a batch as small as it can be.
 
     Returns:
-        A batch whose height and width are the smallest multiples of 32 that hold every view.
+        A batch whose height and width are the smallest multiples of 32 that hold every view, or
+        the square.
     """
     sizes = torch.tensor([view.size for view in views])  # [b, 2]
-    height, width = (-(-sizes.amax(0) // PADDING_MULTIPLE) * PADDING_MULTIPLE).tolist()
+    largest = sizes.amax(0) if side is None else torch.tensor([side, side])
+    height, width = (-(-largest // PADDING_MULTIPLE) * PADDING_MULTIPLE).tolist()
     pixels = torch.zeros(len(views), 3, height, width)
     for padded, view in zip(pixels, views, strict=True):
         padded[:, : view.size[0], : view.size[1]] = view.pixels
@@ -106,6 +116,7 @@ def collate(views: Sequence[View], ids: Sequence[str]) -> ImageBatch:
         image_sizes=torch.tensor([view.image_size for view in views]),
         image_to_batch=torch.stack([view.image_to_batch for view in views]),
         image_ids=tuple(ids),
+        view_ids=tuple(view_ids),
     )
 
 
@@ -118,6 +129,7 @@ def training_batches(
     start_step: int,
     stop_step: int,
     workers: int,
+    num_views: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of the steps from `start_step` up to, without, `stop_step`.
 
@@ -134,13 +146,20 @@ def training_batches(
         start_step: First step.
         stop_step: Step after the last one.
         workers: Number of processes that decode; 0 decodes in this one.
+        num_views: How many views an image has, at least 1: pass p shows view p modulo this number
+            on a square as large as any view can be, so that a detector says the same about a view
+            whenever it comes. None draws another view in each pass.
 
     Raises:
         DataError: An image cannot be decoded.
         ResourceError: A worker process died.
     """
     steps = _TrainingSteps(
-        streams=tuple(streams), seed=seed, image_size=image_size, augmentation=augmentation
+        streams=tuple(streams),
+        seed=seed,
+        image_size=image_size,
+        augmentation=augmentation,
+        num_views=num_views,
     )
     return load_steps(steps, range(start_step, stop_step), workers)
 
@@ -165,11 +184,45 @@ def evaluation_batches(
     return (batch for batch, _ in load_steps(steps, range(num_steps), workers))
 
 
-class _Draw(NamedTuple):
-    """One sample of a step and the seed of its view."""
+class Draw(NamedTuple):
+    """A sample, and the seed and name of one of its views."""
 
     training_sample: TrainingSample
     view_seed: int
+    view_id: str
+
+
+def draw_view(stream: str, number: int, training_sample: TrainingSample, *, seed: int) -> Draw:
+    """Return a view of a sample, by the name of its stream and the number of the view."""
+    sample_id = training_sample.sample.id
+    return Draw(
+        training_sample,
+        _derived_seed(seed, stream, number, sample_id),
+        f"{stream}/{number}/{sample_id}",
+    )
+
+
+def render_view(draw: Draw, image_size: int, augmentation: Augmentation | None) -> View:
+    """Decode the image of a draw and show it as its seed says.
+
+    Args:
+        draw: What to show.
+        image_size: Largest side of the view.
+        augmentation: How far views vary; None shows the image whole and unchanged.
+
+    Raises:
+        DataError: The image cannot be decoded.
+    """
+    pixels = decode_image(draw.training_sample.sample.path)
+    if augmentation is None:
+        return fit_view(pixels, image_size)
+    return augmented_view(
+        pixels,
+        draw.training_sample.targets.boxes,
+        image_size,
+        augmentation,
+        torch.Generator().manual_seed(draw.view_seed),
+    )
 
 
 @lru_cache(maxsize=8)
@@ -193,6 +246,7 @@ class _TrainingSteps(TorchDataset[Any]):
     seed: int
     image_size: int
     augmentation: Augmentation | None
+    num_views: int | None
 
     def __getitem__(self, step: int) -> Packed | DistildetError:
         try:
@@ -203,31 +257,22 @@ class _TrainingSteps(TorchDataset[Any]):
 
     def _batch(self, step: int) -> Batch:
         draws = [draw for stream, count in self.streams for draw in self._draw(stream, count, step)]
-        views = [self._view(draw) for draw in draws]
-        ids = [draw.training_sample.sample.id for draw in draws]
+        views = [render_view(draw, self.image_size, self.augmentation) for draw in draws]
         pairs = zip(draws, views, strict=True)
         targets = tuple(view_targets(draw.training_sample.targets, view) for draw, view in pairs)
-        return collate(views, ids), targets
+        ids = [draw.training_sample.sample.id for draw in draws]
+        if self.num_views is None:
+            return collate(views, ids), targets
+        view_ids = [draw.view_id for draw in draws]
+        return collate(views, ids, view_ids=view_ids, side=self.image_size), targets
 
-    def _draw(self, stream: Stream, count: int, step: int) -> Iterator[_Draw]:
+    def _draw(self, stream: Stream, count: int, step: int) -> Iterator[Draw]:
         num_samples = len(stream.samples)
         for position in range(step * count, (step + 1) * count):
             pass_index, place = divmod(position, num_samples)
             order = _pass_order(self.seed, stream.name, pass_index, num_samples)
-            chosen = stream.samples[order[place]]
-            yield _Draw(chosen, _derived_seed(self.seed, stream.name, pass_index, chosen.sample.id))
-
-    def _view(self, draw: _Draw) -> View:
-        pixels = decode_image(draw.training_sample.sample.path)
-        if self.augmentation is None:
-            return fit_view(pixels, self.image_size)
-        return augmented_view(
-            pixels,
-            draw.training_sample.targets.boxes,
-            self.image_size,
-            self.augmentation,
-            torch.Generator().manual_seed(draw.view_seed),
-        )
+            number = pass_index if self.num_views is None else pass_index % self.num_views
+            yield draw_view(stream.name, number, stream.samples[order[place]], seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

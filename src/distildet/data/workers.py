@@ -32,6 +32,7 @@ class Packed(NamedTuple):
     pixels: Tensor
     arrays: dict[str, np.ndarray[Any, Any]]
     image_ids: tuple[str, ...]
+    view_ids: tuple[str, ...]
     targets: tuple[tuple[dict[str, np.ndarray[Any, Any]], Origin], ...]
 
 
@@ -46,6 +47,7 @@ def pack(batch: Batch) -> Packed:
         images.pixels,
         {name: getattr(images, name).numpy() for name in _BATCH_FIELDS},
         images.image_ids,
+        images.view_ids,
         tuple(
             ({name: getattr(one, name).numpy() for name in _TARGET_FIELDS}, one.origin)
             for one in targets
@@ -55,7 +57,9 @@ def pack(batch: Batch) -> Packed:
 
 def _unpack(packed: Packed) -> Batch:
     arrays = {name: torch.from_numpy(array) for name, array in packed.arrays.items()}
-    images = ImageBatch(pixels=packed.pixels, image_ids=packed.image_ids, **arrays)
+    images = ImageBatch(
+        pixels=packed.pixels, image_ids=packed.image_ids, view_ids=packed.view_ids, **arrays
+    )
     targets = tuple(
         Targets(origin=origin, **{name: torch.from_numpy(array) for name, array in fields.items()})
         for fields, origin in packed.targets

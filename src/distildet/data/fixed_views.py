@@ -1,0 +1,92 @@
+"""All views of a stage whose images have a fixed number of views, in an order of their own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset as TorchDataset
+
+from distildet.data.loader import Draw, Stream, collate, draw_view, render_view
+from distildet.data.transforms import Augmentation
+from distildet.data.workers import Packed, load_steps, pack
+from distildet.errors import DistildetError
+from distildet.structures import ImageBatch
+
+
+def fixed_views(
+    streams: Sequence[tuple[Stream, int]], *, seed: int, steps: int, num_views: int
+) -> list[Draw]:
+    """Return every view that `training_batches` shows with the same arguments, each once.
+
+    A stream that is passed through less often than images have views leaves the last ones out.
+
+    Args:
+        streams: Each with the number of its images in a batch.
+        seed: Of the views.
+        steps: Of the stage.
+        num_views: Views of an image, at least 1.
+
+    Returns:
+        By stream, then number of the view, then sample.
+    """
+    return [
+        draw_view(stream.name, number, sample, seed=seed)
+        for stream, count in streams
+        for number in range(min(num_views, -(-count * steps // len(stream.samples))))
+        for sample in stream.samples
+    ]
+
+
+def view_batches(
+    draws: Sequence[Draw],
+    *,
+    image_size: int,
+    augmentation: Augmentation | None,
+    batch_size: int,
+    workers: int,
+) -> Iterator[ImageBatch]:
+    """Yield views in order, each as `training_batches` shows it; the last batch may be smaller.
+
+    Args:
+        draws: What to show.
+        image_size: Largest side of a view.
+        augmentation: How far views vary; None shows every image whole and unchanged.
+        batch_size: Number of views in a batch.
+        workers: Number of processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: An image cannot be decoded.
+        ResourceError: A worker process died.
+    """
+    steps = _ViewSteps(
+        draws=tuple(draws),
+        image_size=image_size,
+        augmentation=augmentation,
+        batch_size=batch_size,
+    )
+    num_steps = -(-len(draws) // batch_size)
+    return (batch for batch, _ in load_steps(steps, range(num_steps), workers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ViewSteps(TorchDataset[Any]):
+    """Step -> batch of views without targets."""
+
+    draws: tuple[Draw, ...]
+    image_size: int
+    augmentation: Augmentation | None
+    batch_size: int
+
+    def __getitem__(self, step: int) -> Packed | DistildetError:
+        chosen = self.draws[step * self.batch_size : (step + 1) * self.batch_size]
+        try:
+            views = [render_view(draw, self.image_size, self.augmentation) for draw in chosen]
+        except DistildetError as error:
+            return error
+        batch = collate(
+            views,
+            [draw.training_sample.sample.id for draw in chosen],
+            view_ids=[draw.view_id for draw in chosen],
+            side=self.image_size,
+        )
+        return pack((batch, ()))

@@ -1,0 +1,114 @@
+"""A fixed number of views: the same come again, on one canvas, and can be had one by one."""
+
+import pytest
+import torch
+from PIL import Image
+
+from distildet.data.boxes import BoxRecord, collect_annotations
+from distildet.data.dataset import Sample
+from distildet.data.fixed_views import fixed_views, view_batches
+from distildet.data.loader import Stream, TrainingSample, targets_from_annotations, training_batches
+from distildet.data.transforms import Augmentation
+from distildet.errors import DataError
+
+ANNOTATIONS = collect_annotations([BoxRecord((2.0, 4.0, 22.0, 24.0), 1, 400.0, False)])
+TARGETS = targets_from_annotations(ANNOTATIONS, 3)
+LOOK = {"image_size": 40, "augmentation": Augmentation()}
+
+
+def stream_of(folder, name, count):
+    """Stream of upright images, each with a size and a grey of its own."""
+    samples = []
+    for index in range(count):
+        path = folder / f"{name}{index}.png"
+        Image.new("RGB", (20 + index, 50), (30 * index + 20,) * 3).save(path)
+        samples.append(Sample(id=path.name, path=path, annotations=ANNOTATIONS))
+    return Stream(
+        name=name, samples=tuple(TrainingSample(sample=s, targets=TARGETS) for s in samples)
+    )
+
+
+@pytest.fixture
+def streams(tmp_path):
+    """Two streams of 4 and 2 images, mixed 2 + 1: a pass is two steps long for both."""
+    return [(stream_of(tmp_path, "a", 4), 2), (stream_of(tmp_path, "b", 2), 1)]
+
+
+@pytest.fixture
+def batches(streams):
+    """Batches of six passes over three views."""
+    drawn = training_batches(
+        streams, seed=3, start_step=0, stop_step=12, workers=0, num_views=3, **LOOK
+    )
+    return [batch for batch, _ in drawn]
+
+
+def pixels_by_view(batches):
+    return [
+        (view_id, pixels)
+        for batch in batches
+        for view_id, pixels in zip(batch.view_ids, batch.pixels, strict=True)
+    ]
+
+
+def test_views_come_again_after_as_many_passes(batches):
+    early, late = pixels_by_view(batches[:6]), dict(pixels_by_view(batches[6:]))
+
+    assert all(torch.equal(pixels, late[view_id]) for view_id, pixels in early)
+    assert len(late) == 3 * (4 + 2)
+
+
+def test_the_order_of_the_passes_stays_as_without_fixed_views(streams, batches):
+    varied = training_batches(streams, seed=3, start_step=0, stop_step=12, workers=0, **LOOK)
+
+    assert [batch.image_ids for batch, _ in varied] == [batch.image_ids for batch in batches]
+
+
+def test_the_first_passes_look_as_without_fixed_views(streams, batches):
+    varied = training_batches(streams, seed=3, start_step=0, stop_step=12, workers=0, **LOOK)
+
+    first = next(varied)[0]
+
+    assert torch.equal(first.image_to_batch, batches[0].image_to_batch)
+    assert first.view_ids == ()
+
+
+def test_every_batch_is_a_square_of_the_same_size(batches):
+    assert {tuple(batch.pixels.shape) for batch in batches} == {(3, 3, 64, 64)}
+
+
+def test_all_views_are_those_that_training_shows(streams, batches):
+    draws = fixed_views(streams, seed=3, steps=12, num_views=3)
+    single = view_batches(draws, batch_size=1, workers=0, **LOOK)
+
+    shown = dict(pixels_by_view(batches))
+    listed = pixels_by_view(single)
+    assert len(listed) == len(shown)
+    assert all(torch.equal(pixels, shown[view_id]) for view_id, pixels in listed)
+
+
+def test_batches_of_views_have_no_more_than_asked(streams):
+    draws = fixed_views(streams, seed=3, steps=2, num_views=3)
+
+    batches = list(view_batches(draws, batch_size=4, workers=1, **LOOK))
+
+    assert [batch.image_ids for batch in batches] == [
+        ("a0.png", "a1.png", "a2.png", "a3.png"),
+        ("b0.png", "b1.png"),
+    ]
+    assert batches[1].view_ids == ("b/0/b0.png", "b/0/b1.png")
+
+
+def test_views_of_passes_that_never_come_are_left_out(streams):
+    draws = fixed_views(streams, seed=3, steps=3, num_views=5)
+
+    # Three steps are one pass and a half, so that views 0 and 1 come.
+    assert len(draws) == 2 * (4 + 2)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(streams, tmp_path):
+    (tmp_path / "a1.png").write_bytes(b"")
+    draws = fixed_views(streams, seed=3, steps=2, num_views=1)
+
+    with pytest.raises(DataError, match=r"a1\.png: the file is empty"):
+        list(view_batches(draws, batch_size=4, workers=0, **LOOK))
