@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, as pure functions of the step.
+"""Batches for training, as pure functions of the step.
 
 No state of a loader is ever stored. Which samples a step takes and how each is varied follows
 from the seed and the step alone, so that training continues exactly after an interruption, with
@@ -164,26 +164,6 @@ def training_batches(
     return load_steps(steps, range(start_step, stop_step), workers)
 
 
-def evaluation_batches(
-    samples: Sequence[Sample], *, image_size: int, batch_size: int, workers: int
-) -> Iterator[ImageBatch]:
-    """Yield all samples in order, whole and unchanged; the last batch may be smaller.
-
-    Args:
-        samples: Their annotations are not used.
-        image_size: Longer side of each view.
-        batch_size: Number of images in a batch.
-        workers: Number of processes that decode; 0 decodes in this one.
-
-    Raises:
-        DataError: An image cannot be decoded.
-        ResourceError: A worker process died.
-    """
-    steps = _EvaluationSteps(samples=tuple(samples), image_size=image_size, batch_size=batch_size)
-    num_steps = -(-len(samples) // batch_size)
-    return (batch for batch, _ in load_steps(steps, range(num_steps), workers))
-
-
 class Draw(NamedTuple):
     """A sample, and the seed and name of one of its views."""
 
@@ -273,20 +253,3 @@ class _TrainingSteps(TorchDataset[Any]):
             order = _pass_order(self.seed, stream.name, pass_index, num_samples)
             number = pass_index if self.num_views is None else pass_index % self.num_views
             yield draw_view(stream.name, number, stream.samples[order[place]], seed=self.seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EvaluationSteps(TorchDataset[Any]):
-    """Step -> batch of evaluation."""
-
-    samples: tuple[Sample, ...]
-    image_size: int
-    batch_size: int
-
-    def __getitem__(self, step: int) -> Packed | DistildetError:
-        chosen = self.samples[step * self.batch_size : (step + 1) * self.batch_size]
-        try:
-            views = [fit_view(decode_image(sample.path), self.image_size) for sample in chosen]
-            return pack((collate(views, [sample.id for sample in chosen]), ()))
-        except DistildetError as error:
-            return error

@@ -8,7 +8,7 @@ import torch
 
 from distildet import artefacts
 from distildet.data.dataset import Sample
-from distildet.data.loader import evaluation_batches
+from distildet.data.evaluation_batches import evaluation_batches
 from distildet.detectors.base import Detector
 from distildet.errors import DataError, ResourceError
 from distildet.structures import DETECTIONS, Detections, ImageBatch

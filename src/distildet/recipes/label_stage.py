@@ -12,7 +12,7 @@ import torch
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.loader import evaluation_batches
+from distildet.data.evaluation_batches import evaluation_batches
 from distildet.errors import DataError, StoreError
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality

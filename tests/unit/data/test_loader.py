@@ -16,7 +16,6 @@ from distildet.data.loader import (
     Stream,
     TrainingSample,
     collate,
-    evaluation_batches,
     targets_from_annotations,
     training_batches,
 )
@@ -210,25 +209,6 @@ def test_a_size_that_is_a_multiple_is_not_padded():
     view = fit_view(torch.zeros(3, 64, 32, dtype=torch.uint8), 64)
 
     assert collate([view], ["x"]).pixels.shape == (1, 3, 64, 32)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_goes_through_all_images_in_order(tmp_path, workers):
-    samples = [one.sample for one in stream_of(tmp_path, "a", 5).samples]
-
-    batches = list(evaluation_batches(samples, image_size=32, batch_size=2, workers=workers))
-
-    assert [batch.image_ids for batch in batches] == [
-        ("a0.png", "a1.png"),
-        ("a2.png", "a3.png"),
-        ("a4.png",),
-    ]
-    assert batches[2].image_sizes.tolist() == [[30, 44]]
-    assert batches[2].sizes.tolist() == [[22, 32]]
-
-
-def test_evaluation_of_nothing_ends_at_once():
-    assert list(evaluation_batches([], image_size=32, batch_size=2, workers=0)) == []
 
 
 ENDS_WITH_AN_ERROR = """
