@@ -12,6 +12,9 @@ SIDE = 64
 DENSE_HEAD = {"head_depth": 1, "head_norm": "group"}
 REGION_HEAD = {"region_channels": 16, "region_samples": 16, "test_proposals": 30}
 TEACHERS = {"retinanet": DENSE_HEAD, "fcos": DENSE_HEAD, "faster_rcnn": REGION_HEAD}
+# What a loss compares decides which pairs it is checked on.
+OF_FEATURES = ["feature-imitation"]
+OF_PRIORS = ["adaptive"]
 SLOTS = ("Formula:", "Needs:", "Args:", "Shape:", "Returns:", "Gradient:", "Source:")
 HEADINGS = (
     "**Idea.**",
@@ -37,17 +40,18 @@ def make_detector(family, *, classes, levels, channels, extra_levels=0, **option
     )
 
 
-@pytest.fixture
-def student():
-    return make_detector(
-        "retinanet", classes=("car",), levels=("C3", "C4"), channels=8, **DENSE_HEAD
-    )
+def make_student(family):
+    return make_detector(family, classes=("car",), levels=("C3", "C4"), channels=8, **DENSE_HEAD)
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_is_in_one_of_the_lists():
+    assert sorted(OF_FEATURES + OF_PRIORS) == list(LOSSES.names())
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
 @pytest.mark.parametrize("family", TEACHERS)
 @pytest.mark.parametrize("extra_levels", [0, 1])
-def test_a_loss_keeps_its_contract(name, family, extra_levels, student):
+def test_a_loss_of_features_keeps_its_contract(name, family, extra_levels):
     # More classes, other levels, more channels, and a pyramid that ends elsewhere.
     teacher = make_detector(
         family,
@@ -58,7 +62,20 @@ def test_a_loss_keeps_its_contract(name, family, extra_levels, student):
         **TEACHERS[family],
     )
 
-    check_loss(name, student, teacher)
+    check_loss(name, make_student("retinanet"), teacher)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in OF_PRIORS), ("adaptive", {"form": "official"})]
+)
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_a_loss_of_priors_keeps_its_contract(name, options, family):
+    # More classes and channels; the priors must be the same.
+    teacher = make_detector(
+        family, classes=("bus", "car"), levels=("C3", "C4"), channels=16, **DENSE_HEAD
+    )
+
+    check_loss(name, make_student(family), teacher, options=options)
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

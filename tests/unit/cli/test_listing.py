@@ -27,7 +27,9 @@ def test_the_list_for_people_has_the_same_names(listed):
     lines = listed(as_json=False).splitlines()
 
     losses = lines.index("Distillation losses and their options:")
-    assert lines[losses + 1 : losses + 3] == ["  feature-imitation", "    levels = None"]
-    assert lines.index("Detector families and their options:") < losses < lines.index("Presets:")
+    imitation = lines.index("  feature-imitation")
+    assert lines[imitation + 1] == "    levels = None"
+    assert lines.index("Detector families and their options:") < losses < imitation
+    assert imitation < lines.index("Presets:")
     assert "  retinanet" in lines
     assert "    head_depth = 4" in lines
