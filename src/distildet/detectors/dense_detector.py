@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distildet.classes import ClassList
 from distildet.detectors.pyramid_detector import PyramidDetector, wanted_features
+from distildet.ops.precision import full_precision
 from distildet.structures import (
     DENSE,
     DETECTIONS,
@@ -97,11 +98,13 @@ class DenseDetector(PyramidDetector):
             FEATURES_HEAD: towers,
         }
         losses: dict[str, Tensor] = {}
-        if LOSSES in wanted and targets is not None:
-            losses = self.compute_losses(dense, targets)
+        with full_precision(pixels.device):
+            if LOSSES in wanted and targets is not None:
+                losses = self.compute_losses(dense, targets)
+            detections = self.detect(dense, batch) if DETECTIONS in wanted else None
         return DetectorOutput(
             features=wanted_features(wanted, maps_by_part),
             dense=dense if DENSE in wanted else None,
             losses=losses,
-            detections=self.detect(dense, batch) if DETECTIONS in wanted else None,
+            detections=detections,
         )

@@ -15,11 +15,12 @@ def location_major(raw: Tensor, width: int) -> Tensor:
         width: Values of one prior.
 
     Returns:
-        [b hwa width], all priors of a location together.
+        [b hwa width] float32, all priors of a location together. In half precision scores tie, and
+        boxes of 1000 pixels are off by pixels, from the first operation that follows.
     """
     b, _, h, w = raw.shape
     grouped = raw.reshape(b, -1, width, h, w)  # [b a width h w]
-    return grouped.permute(0, 3, 4, 1, 2).reshape(b, -1, width)  # [b hwa width]
+    return grouped.permute(0, 3, 4, 1, 2).reshape(b, -1, width).float()  # [b hwa width]
 
 
 def grid_priors(

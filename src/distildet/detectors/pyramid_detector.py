@@ -184,14 +184,14 @@ def pyramid_anchors(
 def wanted_features(
     wanted: frozenset[str], maps_by_part: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the feature maps of the wanted parts, level name -> [b c h w].
+    """Return the feature maps of the wanted parts, level name -> [b c h w] float32.
 
     Args:
         wanted: Words of `distildet.structures.PARTS`.
         maps_by_part: Part -> its maps.
     """
     return {
-        name: feature
+        name: feature.float()
         for part, maps in maps_by_part.items()
         if part in wanted
         for name, feature in maps.items()

@@ -79,7 +79,9 @@ class RegionHead(nn.Module):
             features: Of the neck, level name -> [b c h w].
             proposals: An image [n 4], xyxy pixels of the batch frame.
         """
-        pooled = self.pool(features, list(proposals), [])  # [m c s s], m over all images
+        # In float32: boxes in half precision would be off by pixels.
+        maps = {level: features[level].float() for level in self.pool.featmap_names}
+        pooled = self.pool(maps, list(proposals), [])  # [m c s s], m over all images
         logits, codes = self._judge(pooled)
         counts = [len(boxes) for boxes in proposals]
         columns = self.predictor.cls_score.out_features
