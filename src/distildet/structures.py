@@ -3,7 +3,7 @@
 Image frame: pixels of the file after EXIF rotation. Batch frame: pixels of the padded batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -63,8 +63,13 @@ class ImageBatch:
         return len(self.image_ids)
 
     def to(self, device: torch.device) -> "ImageBatch":
-        """Return the batch with its pixels on a device; the small tensors stay on the CPU."""
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+        """Return the batch with its pixels on a device; the small tensors stay on the CPU.
+
+        The pixels come in the memory layout in which convolutions are fastest, so that teacher
+        and student need not bring them into it each by itself.
+        """
+        pixels = self.pixels.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return replace(self, pixels=pixels)
 
     def part(self, start: int, stop: int) -> "ImageBatch":
         """Return the images from `start` up to, without, `stop`, on the same padded canvas."""
@@ -110,6 +115,30 @@ class Targets:
             ignore=self.ignore.to(device),
             known_classes=self.known_classes.to(device),
         )
+
+
+def move_targets(targets: Sequence[Targets], device: torch.device) -> list[Targets]:
+    """Return targets with every tensor on a device, sent together.
+
+    A batch of 16 images has 80 tensors, and to a GPU each small copy takes as long as a large one.
+
+    Args:
+        targets: One an image.
+        device: Where they shall be.
+    """
+    if all(target.boxes.device == device for target in targets):
+        return list(targets)
+    moved: list[dict[str, Tensor]] = [{} for _ in targets]
+    for names in (("boxes", "weights", "ignore"), ("labels",), ("known_classes",)):
+        tensors = [getattr(target, name) for target in targets for name in names]
+        flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device)
+        pieces = iter(torch.split(flat, [tensor.numel() for tensor in tensors]))
+        for target, fields in zip(targets, moved, strict=True):
+            fields |= {name: next(pieces).reshape(getattr(target, name).shape) for name in names}
+    return [
+        replace(target, **fields)  # type: ignore[arg-type] # all of these fields are tensors
+        for target, fields in zip(targets, moved, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,14 @@ import dataclasses
 import pytest
 import torch
 
-from distildet.structures import PARTS, Detections, DetectorOutput, ImageBatch, Targets
+from distildet.structures import (
+    PARTS,
+    Detections,
+    DetectorOutput,
+    ImageBatch,
+    Targets,
+    move_targets,
+)
 
 META = torch.device("meta")
 
@@ -36,21 +43,69 @@ def test_a_batch_counts_its_images_and_moves_only_its_pixels():
     assert moved.image_ids == ("a", "b")
 
 
-def test_targets_move_every_tensor_and_keep_their_origin():
-    targets = Targets(
-        boxes=torch.zeros(1, 4),
-        labels=torch.zeros(1, dtype=torch.int64),
-        weights=torch.ones(1),
-        ignore=torch.zeros(0, 4),
-        known_classes=torch.ones(2, dtype=torch.bool),
-        origin="teacher",
+def test_pixels_come_in_the_layout_of_convolutions_and_keep_their_values():
+    pixels = torch.rand(2, 3, 4, 5)
+    batch = ImageBatch(
+        pixels=pixels,
+        sizes=torch.tensor([[4, 5], [4, 5]]),
+        image_sizes=torch.tensor([[4, 5], [4, 5]]),
+        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(2, 1, 1),
+        image_ids=("a", "b"),
     )
 
-    moved = targets.to(META)
+    moved = batch.to(torch.device("cpu"))
 
-    tensors = [v for v in vars(moved).values() if isinstance(v, torch.Tensor)]
-    assert [tensor.device for tensor in tensors] == [META] * 5
-    assert moved.origin == "teacher"
+    assert moved.pixels.is_contiguous(memory_format=torch.channels_last)
+    assert moved.pixels.equal(pixels)
+    assert moved.to(torch.device("cpu")).pixels is moved.pixels
+
+
+def targets_of(count, ignored, origin):
+    return Targets(
+        boxes=torch.rand(count, 4),
+        labels=torch.arange(count),
+        weights=torch.rand(count),
+        ignore=torch.rand(ignored, 4),
+        known_classes=torch.tensor([True, count > 1]),
+        origin=origin,
+    )
+
+
+def tensors_of(targets):
+    return [v for v in vars(targets).values() if isinstance(v, torch.Tensor)]
+
+
+def test_targets_move_every_tensor_and_keep_shapes_types_and_origin():
+    targets = [targets_of(2, 1, "teacher"), targets_of(0, 0, "human"), targets_of(3, 2, "teacher")]
+
+    moved = move_targets(targets, META)
+
+    for before, after in zip(targets, moved, strict=True):
+        assert {tensor.device for tensor in tensors_of(after)} == {META}
+        assert [t.shape for t in tensors_of(after)] == [t.shape for t in tensors_of(before)]
+        assert [t.dtype for t in tensors_of(after)] == [t.dtype for t in tensors_of(before)]
+        assert after.origin == before.origin
+
+
+def test_moved_targets_keep_their_values():
+    # "cpu:0" is the same place by another name, so that the values can be read after the move.
+    targets = [targets_of(2, 1, "teacher"), targets_of(0, 0, "human"), targets_of(3, 2, "teacher")]
+
+    moved = move_targets(targets, torch.device("cpu", 0))
+
+    for before, after in zip(targets, moved, strict=True):
+        assert all(map(torch.equal, tensors_of(after), tensors_of(before)))
+        assert after.boxes is not before.boxes
+
+
+def test_targets_that_are_there_are_not_copied():
+    targets = [targets_of(2, 1, "human")]
+
+    assert move_targets(targets, torch.device("cpu"))[0] is targets[0]
+
+
+def test_no_targets_are_moved_to_none():
+    assert move_targets([], META) == []
 
 
 @pytest.mark.parametrize(

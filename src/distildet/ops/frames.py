@@ -15,7 +15,8 @@ def map_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
         matrix: [3 3], takes (x, y, 1) to the new frame by scale, mirror, quarter turn and shift.
 
     Returns:
-        [n 4] float32 xyxy with x1 <= x2 and y1 <= y2, also after a mirror; [0 4] on empty input.
+        [n 4] float32 xyxy on the boxes' device, with x1 <= x2 and y1 <= y2, also after a mirror;
+        [0 4] on empty input.
 
     Raises:
         ValueError: A shape is not as stated.
@@ -30,11 +31,12 @@ def map_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
     if matrix.shape != (3, 3):
         raise ValueError(f"matrix has shape {tuple(matrix.shape)}, expected (3, 3).")
     # float64: a float32 product is off by up to 1e-3 px on large images, and errors add up
-    # over a round trip.
-    exact = matrix.to(boxes.device, torch.float64)
-    corners = boxes.to(torch.float64).reshape(-1, 2, 2)  # [n, corner, xy]
+    # over a round trip. On the CPU, because MPS has no float64.
+    exact = matrix.cpu().double()
+    corners = boxes.cpu().double().reshape(-1, 2, 2)  # [n, corner, xy]
     mapped = corners @ exact[:2, :2].T + exact[:2, 2]
-    return torch.cat([mapped.amin(1), mapped.amax(1)], dim=1).float()  # [n, 4]
+    ordered = torch.cat([mapped.amin(1), mapped.amax(1)], dim=1)  # [n, 4]
+    return ordered.float().to(boxes.device)
 
 
 def to_image_frame(boxes: Tensor, batch: ImageBatch, index: int) -> Tensor:
