@@ -38,47 +38,38 @@ def fixed_views(
 
 
 def view_batches(
-    draws: Sequence[Draw],
+    batches: Sequence[Sequence[Draw]],
     *,
     image_size: int,
     augmentation: Augmentation | None,
-    batch_size: int,
     workers: int,
 ) -> Iterator[ImageBatch]:
-    """Yield views in order, each as `training_batches` shows it; the last batch may be smaller.
+    """Yield batches of views, each view as `training_batches` shows it.
 
     Args:
-        draws: What to show.
+        batches: What to show together, batch by batch.
         image_size: Largest side of a view.
         augmentation: How far views vary; None shows every image whole and unchanged.
-        batch_size: Number of views in a batch.
         workers: Number of processes that decode; 0 decodes in this one.
 
     Raises:
         DataError: An image cannot be decoded.
         ResourceError: A worker process died.
     """
-    steps = _ViewSteps(
-        draws=tuple(draws),
-        image_size=image_size,
-        augmentation=augmentation,
-        batch_size=batch_size,
-    )
-    num_steps = -(-len(draws) // batch_size)
-    return (batch for batch, _ in load_steps(steps, range(num_steps), workers))
+    steps = _ViewSteps(batches=batches, image_size=image_size, augmentation=augmentation)
+    return (batch for batch, _ in load_steps(steps, range(len(batches)), workers))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ViewSteps(TorchDataset[Any]):
     """Step -> batch of views without targets."""
 
-    draws: tuple[Draw, ...]
+    batches: Sequence[Sequence[Draw]]
     image_size: int
     augmentation: Augmentation | None
-    batch_size: int
 
     def __getitem__(self, step: int) -> Packed | DistildetError:
-        chosen = self.draws[step * self.batch_size : (step + 1) * self.batch_size]
+        chosen = self.batches[step]
         try:
             views = [render_view(draw, self.image_size, self.augmentation) for draw in chosen]
         except DistildetError as error:

@@ -103,8 +103,7 @@ def disagreements(sections: Sections) -> list[str]:
                 faults += _stream_faults(sections, stream, f"{where}.images.{stream}")
             faults += _target_faults(stage, stages[:index], where)
             faults += _init_faults(sections, index)
-            if stage.distill:
-                faults += _teacher_faults(sections, f"{where}.distill", "distillation")
+            faults += _distill_faults(sections, stage, where)
     return faults
 
 
@@ -147,6 +146,16 @@ def _teacher_faults(sections: Sections, where: str, what: str) -> Iterator[str]:
         yield (
             f"{where}: found {count} teachers. One teacher is supported by {what}; "
             "remove the others from `teachers`."
+        )
+
+
+def _distill_faults(sections: Sections, stage: TrainStage, where: str) -> Iterator[str]:
+    if stage.distill:
+        yield from _teacher_faults(sections, f"{where}.distill", "distillation")
+    elif stage.teacher_cache is not None:
+        yield (
+            f"{where}.teacher_cache: there is nothing to store: `distill` is empty, so nothing "
+            "asks the teacher while the student trains. Remove teacher_cache, or add a loss."
         )
 
 

@@ -119,7 +119,12 @@ def without_teachers(stages: Iterable[LabelStage | TrainStage]) -> tuple[TrainSt
             size, length and schedule, and draws all its images from the labeled stream. Where the
             length is in epochs, count the steps with the student's stage: the streams differ.
     """
-    update = {"images": {"labeled": 1.0}, "targets": {"labeled": "human"}, "distill": ()}
+    update = {
+        "images": {"labeled": 1.0},
+        "targets": {"labeled": "human"},
+        "distill": (),
+        "teacher_cache": None,
+    }
     return tuple(
         stage.model_copy(update=update) for stage in stages if isinstance(stage, TrainStage)
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from distildet.recipes.cache_schema import TeacherCache
 from distildet.recipes.distill_schema import DistillConfig
 from distildet.recipes.streams import Stream, TargetKind, share_out
 from distildet.recipes.values import (
@@ -209,6 +210,11 @@ class TrainStage(Section):
     )
     augmentation: Augmentation = Field(
         default=AugmentationConfig(), description="Random changes of the images, or none."
+    )
+    teacher_cache: TeacherCache = Field(
+        default=None,
+        description="Store what the teacher says about a fixed number of views of each image and "
+        "read it at every step: true, false, or a mapping with views and top_k.",
     )
     evaluations: Annotated[Integer, Field(ge=1)] = Field(
         default=4, description="Validations, evenly spread over the stage, the last at its end."

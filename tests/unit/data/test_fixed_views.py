@@ -79,7 +79,7 @@ def test_every_batch_is_a_square_of_the_same_size(batches):
 
 def test_all_views_are_those_that_training_shows(streams, batches):
     draws = fixed_views(streams, seed=3, steps=12, num_views=3)
-    single = view_batches(draws, batch_size=1, workers=0, **LOOK)
+    single = view_batches([[draw] for draw in draws], workers=0, **LOOK)
 
     shown = dict(pixels_by_view(batches))
     listed = pixels_by_view(single)
@@ -87,10 +87,10 @@ def test_all_views_are_those_that_training_shows(streams, batches):
     assert all(torch.equal(pixels, shown[view_id]) for view_id, pixels in listed)
 
 
-def test_batches_of_views_have_no_more_than_asked(streams):
+def test_batches_of_views_have_what_is_asked_in_order(streams):
     draws = fixed_views(streams, seed=3, steps=2, num_views=3)
 
-    batches = list(view_batches(draws, batch_size=4, workers=1, **LOOK))
+    batches = list(view_batches([draws[:4], draws[4:]], workers=1, **LOOK))
 
     assert [batch.image_ids for batch in batches] == [
         ("a0.png", "a1.png", "a2.png", "a3.png"),
@@ -111,4 +111,4 @@ def test_an_image_that_cannot_be_decoded_is_named(streams, tmp_path):
     draws = fixed_views(streams, seed=3, steps=2, num_views=1)
 
     with pytest.raises(DataError, match=r"a1\.png: the file is empty"):
-        list(view_batches(draws, batch_size=4, workers=0, **LOOK))
+        list(view_batches([draws], workers=0, **LOOK))

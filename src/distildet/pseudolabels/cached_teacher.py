@@ -1,0 +1,60 @@
+"""A teacher whose dense predictions are read instead of computed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from distildet.detectors.base import Detector
+from distildet.pseudolabels.dense_store import DenseStore
+from distildet.specs import DetectorSpec
+from distildet.structures import DENSE, DetectorOutput, ImageBatch, Targets
+
+CACHED_PARTS = frozenset({DENSE})
+"""The parts of a detector's output that can be stored."""
+
+
+class CachedTeacher(Detector):
+    """A teacher that knows the views of one stage, and has no weights.
+
+    Args:
+        spec: Of the teacher whose predictions were stored.
+        store: With the predictions of every view that will be asked for.
+    """
+
+    def __init__(self, spec: DetectorSpec, store: DenseStore) -> None:
+        super().__init__(replace(spec, parts=spec.parts & CACHED_PARTS))
+        self._store = store
+
+    def forward(
+        self,
+        batch: ImageBatch,
+        targets: Sequence[Targets] | None = None,  # noqa: ARG002 - the contract of a detector
+        *,
+        want: Iterable[str],
+        given: Mapping[str, Any] | None = None,  # noqa: ARG002 - likewise
+    ) -> DetectorOutput:
+        """Return the stored predictions of the batch's views, on the device of its pixels.
+
+        Args:
+            batch: With names of its views.
+            targets: Not used.
+            want: Nothing but "dense".
+            given: Not used.
+
+        Raises:
+            MissingPartError: Another part is wanted.
+            StoreError: A view is not in the store.
+        """
+        if DENSE not in self.wanted(want):
+            return DetectorOutput()
+        return DetectorOutput(dense=self._store.read(batch.view_ids, batch.pixels.device))
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return no parameters: there are none."""
+        return []
+
+    def class_layers(self) -> tuple[str, ...]:
+        """Return no names: there are no layers."""
+        return ()
