@@ -5,9 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from distildet.ops.precision import Precision
+
 OptimizerName = Literal["adamw", "sgd"]
 Decay = Literal["cosine", "constant"]
 TermDecay = Literal["none", "linear", "cosine"]
+
+# What stages had that were begun before there was a choice.
+_BEFORE_THE_CHOICE = {"precision": "fp32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class TrainSettings:
         batch_norm: "frozen" keeps BatchNorm in eval mode.
         evaluations: How often the student is evaluated, evenly spread, the last at the end.
         checkpoint_every: Steps between checkpoints.
+        precision: What student and teacher compute in.
         terms: Distillation losses beside the detector's own.
     """
 
@@ -74,6 +80,7 @@ class TrainSettings:
     batch_norm: Literal["train", "frozen"] = "train"
     evaluations: int = 4
     checkpoint_every: int = 200
+    precision: Precision = "fp32"
     terms: tuple[TermSettings, ...] = ()
 
     def evaluation_steps(self) -> frozenset[int]:
@@ -90,7 +97,7 @@ class TrainSettings:
 
     def changes_from(self, old: Mapping[str, Any]) -> list[str]:
         """Return one line for each setting that differs from what `as_json` once returned."""
-        new = self.as_json()
+        new, old = self.as_json(), {**_BEFORE_THE_CHOICE, **old}
         return [
             f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())

@@ -44,3 +44,13 @@ def test_changes_name_the_old_and_the_new_value_also_of_settings_that_came_or_we
         "gone was 1 and is None",
         "lr was 0.1 and is 0.2",
     ]
+
+
+def test_a_stage_begun_before_there_was_a_precision_had_fp32():
+    old = settings().as_json()
+    del old["precision"]
+
+    assert settings().changes_from(old) == []
+    assert settings(precision="bf16").changes_from(old) == [
+        "precision was 'fp32' and is 'bf16'",
+    ]
