@@ -1,16 +1,18 @@
 """Detections of a detector on whole datasets, and the file that keeps them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from distildet import artefacts
 from distildet.data.dataset import Sample
-from distildet.data.evaluation_batches import evaluation_batches
+from distildet.data.evaluation_batches import Plan, evaluation_batches, plan_batches
 from distildet.detectors.base import Detector
 from distildet.errors import DataError, ResourceError
+from distildet.ops.processes import num_processes
+from distildet.ops.shared_work import share_out
 from distildet.structures import DETECTIONS, Detections, ImageBatch
 
 
@@ -68,26 +70,44 @@ def detect_dataset(
 ) -> dict[str, Detections]:
     """Detect objects in all images of a dataset at the detector's image size.
 
+    Several processes share the batches out; all must come here. What is found does not depend on
+    their number.
+
     Args:
         detector: Put into eval mode.
         samples: The images.
         batch_size: Images per forward pass.
-        workers: Loader processes.
+        workers: Loader processes of this process.
         device: Where to compute.
-        progress: Told finished and all images after each batch.
+        progress: Told finished and all images after each batch; with several processes the
+            finished ones are an estimate until all are.
 
     Returns:
-        Detections in the image frame by sample id.
+        Detections in the image frame by sample id, in the order of the samples, in every process.
+
+    Raises:
+        DataError: An image cannot be decoded.
+        ResourceError: A worker process died, or the memory is too small.
     """
     predict = predictor(detector, device)
-    results: dict[str, Detections] = {}
-    for batch in evaluation_batches(
-        samples, image_size=detector.spec.image_size, batch_size=batch_size, workers=workers
-    ):
-        results.update(zip(batch.image_ids, predict(batch), strict=True))
-        if progress is not None:
-            progress(len(results), len(samples))
-    return results
+
+    def detect(share: Plan) -> Iterator[dict[str, Detections]]:
+        done = 0
+        for loaded in evaluation_batches(
+            share, image_size=detector.spec.image_size, workers=workers
+        ):
+            loaded.raise_if_faulty()
+            images = loaded.images
+            yield dict(zip(images.image_ids, predict(images), strict=True))
+            done += len(images) * num_processes()
+            if progress is not None:
+                progress(min(done, len(samples)), len(samples))
+
+    found, error = share_out(plan_batches(samples, batch_size), detect)
+    if error is not None:
+        raise error
+    by_id = {name: detections for batch in found for name, detections in batch.items()}
+    return {sample.id: by_id[sample.id] for sample in samples}
 
 
 def write_detections(path: Path, detections: Mapping[str, Detections]) -> None:

@@ -1,14 +1,21 @@
 """Labels images shard by shard, going on where an interrupted call stopped."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
+from distildet import artefacts
 from distildet.data.dataset import Sample
+from distildet.data.evaluation_batches import LoadedBatch, Plan
 from distildet.errors import DataError
-from distildet.pseudolabels.quarantine import Quarantine
+from distildet.ops.processes import num_processes
+from distildet.ops.shared_work import on_first, share_out
+from distildet.pseudolabels.quarantine import FailedStage, Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.structures import Detections, ImageBatch
 
-Batches = Callable[[Sequence[Sample]], Iterable[ImageBatch]]
+PlanBatches = Callable[[Sequence[Sample]], Plan]
+Load = Callable[[Plan], Iterable[LoadedBatch]]
 Predict = Callable[[ImageBatch], Sequence[Detections]]
 
 
@@ -16,7 +23,8 @@ def label_images(
     store: PseudoLabelStore,
     samples: Sequence[Sample],
     *,
-    batches: Batches,
+    plan: PlanBatches,
+    load: Load,
     predict: Predict,
     progress: Callable[[int, int], None] | None = None,
     quarantine: Quarantine | None = None,
@@ -24,15 +32,19 @@ def label_images(
     """Fill the missing shards of a store.
 
     A shard is a fixed slice of the samples and is written whole, so that no image is labeled
-    twice or lost, whenever the process dies. Batches never span shards: which images a teacher
-    sees together does not depend on where an earlier call stopped.
+    twice or lost, whenever the process dies. Each shard has batches of its own: which images a
+    teacher sees together depends neither on where an earlier call stopped, nor on how many
+    processes share the work. They take as many shards at once as they are, share out the batches
+    of these, and the one of rank 0 writes.
 
     Args:
         store: Made for these samples in this order.
         samples: All images of the work.
-        batches: Gives the batches of some samples, in their order.
+        plan: Puts the images of a shard into batches; the same in every process.
+        load: Gives planned batches in their order.
         predict: Detections of a batch in the image frame, one for each image.
-        progress: Told finished and all images after each batch.
+        progress: Told finished and all images after each batch; with several processes the
+            finished ones are an estimate until their shards are.
         quarantine: Takes the images that cannot be decoded or whose boxes are not finite, and is
             written before their shard; they have no entry in the store. Shards whose bad images
             were mended since are made again. With None, such an image ends the work.
@@ -42,104 +54,144 @@ def label_images(
         GateError: More images are bad than the quarantine accepts.
         ResourceError: The disk is full; the shards before are intact.
     """
-    slices = _slices(store, samples, quarantine)
-    done = len(samples) - sum(len(part) for part in slices.values())
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, len(samples))
-
+    indices = on_first(lambda: _begin(store, samples, quarantine))
+    parts = {i: samples[i * store.shard_size : (i + 1) * store.shard_size] for i in indices}
     if quarantine is not None:
-        quarantine.forget(sample.id for part in slices.values() for sample in part)
+        quarantine.forget(sample.id for part in parts.values() for sample in part)
         quarantine.raise_if_too_many()
-    for index, part in slices.items():
-        if quarantine is None:
-            labels: dict[str, StoredLabels] = {}
-            _label(part, labels, batches, predict, advance)
-        else:
-            labels = _label_good(part, quarantine, batches, predict, advance)
-            quarantine.write()
-        store.write_shard(index, labels)
-        if quarantine is not None:
-            quarantine.raise_if_too_many()
+    labeling = _Labeling(
+        store=store,
+        plan=plan,
+        load=load,
+        predict=predict,
+        progress=progress,
+        quarantine=quarantine,
+        total=len(samples),
+        done=len(samples) - sum(map(len, parts.values())),
+    )
+    for start in range(0, len(indices), num_processes()):
+        labeling.make({i: parts[i] for i in indices[start : start + num_processes()]})
 
 
-def _slices(
+def _begin(
     store: PseudoLabelStore, samples: Sequence[Sample], quarantine: Quarantine | None
-) -> dict[int, Sequence[Sample]]:
-    """Return the samples of each shard that is to be made."""
-    mended = quarantine.mended() if quarantine is not None else set()
+) -> list[int]:
+    """Clean up after an interrupted call; return which shards are to be made."""
+    mended: set[str] = set()
+    if quarantine is not None:
+        artefacts.remove_partial(quarantine.path.parent)
+        mended = quarantine.mended()
     again = {i // store.shard_size for i, sample in enumerate(samples) if sample.id in mended}
-    return {
-        index: samples[index * store.shard_size : (index + 1) * store.shard_size]
-        for index in sorted(again.union(store.missing_shards()))
-    }
+    return sorted(again.union(store.missing_shards()))
 
 
-def _label(
-    part: Sequence[Sample],
-    labels: dict[str, StoredLabels],
-    batches: Batches,
-    predict: Predict,
-    advance: Callable[[int], None],
-) -> None:
-    """Add what the teacher finds in each image to `labels`, batch by batch."""
-    for batch in batches(part):
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What became of the images of a planned batch.
+
+    Args:
+        labels: By sample id.
+        bad: By sample id what failed, and the whole message.
+    """
+
+    labels: Mapping[str, StoredLabels]
+    bad: Mapping[str, tuple[FailedStage, str]]
+
+
+@dataclass(kw_only=True)
+class _Labeling:
+    """The work of one call.
+
+    Args:
+        store: As given to `label_images`, like all that is not said here.
+        plan: See there.
+        load: See there.
+        predict: See there.
+        progress: See there.
+        quarantine: See there.
+        total: All images.
+        done: Images of finished shards.
+    """
+
+    store: PseudoLabelStore
+    plan: PlanBatches
+    load: Load
+    predict: Predict
+    progress: Callable[[int, int], None] | None
+    quarantine: Quarantine | None
+    total: int
+    done: int
+
+    def make(self, parts: Mapping[int, Sequence[Sample]]) -> None:
+        """Label and write some shards."""
+        goal = self.done + sum(map(len, parts.values()))
+        plans = {index: self.plan(part) for index, part in parts.items()}
+        batches = [batch for planned in plans.values() for batch in planned]
+        found, error = share_out(batches, lambda share: self._label(share, goal))
+        answers = iter(found)
+        for index, part in parts.items():
+            of_shard = list(islice(answers, len(plans[index])))
+            if len(of_shard) == len(plans[index]):
+                self._write(index, part, of_shard)
+        if error is not None:
+            raise error
+        self.done = goal
+
+    def _label(self, share: Plan, goal: int) -> Iterator[_Answer]:
+        """Yield what the teacher finds in each batch."""
+        done = self.done
+        for loaded in self.load(share):
+            answer = self._answer(loaded)
+            if answer.bad and self.quarantine is None:
+                _, message = next(iter(answer.bad.values()))
+                raise DataError(message)
+            yield answer
+            done += num_processes() * (len(answer.labels) + len(answer.bad))
+            if self.progress is not None:
+                self.progress(min(done, goal), self.total)
+
+    def _answer(self, loaded: LoadedBatch) -> _Answer:
+        images = loaded.images
+        labels: dict[str, StoredLabels] = {}
+        bad: dict[str, tuple[FailedStage, str]] = {
+            name: ("decode", str(fault)) for name, fault in loaded.faults.items()
+        }
         for name, size, found in zip(
-            batch.image_ids, batch.image_sizes.tolist(), predict(batch), strict=True
+            images.image_ids,
+            images.image_sizes.tolist(),
+            self.predict(images) if len(images) else (),
+            strict=True,
         ):
-            labels[name] = StoredLabels(detections=found, image_size=(size[0], size[1]))
-        advance(len(batch))
+            if _is_finite(found):
+                labels[name] = StoredLabels(detections=found, image_size=(size[0], size[1]))
+            else:
+                bad[name] = ("teacher", _not_finite(name))
+        return _Answer(labels=labels, bad=bad)
 
+    def _write(self, index: int, part: Sequence[Sample], answers: Sequence[_Answer]) -> None:
+        """Write a shard, in the order of the work, and before it what is bad in it."""
+        labels = {name: entry for answer in answers for name, entry in answer.labels.items()}
+        if self.quarantine is not None:
+            for answer in answers:
+                for name, (stage, message) in answer.bad.items():
+                    self.quarantine.add(name, stage, message)
 
-def _label_good(
-    part: Sequence[Sample],
-    quarantine: Quarantine,
-    batches: Batches,
-    predict: Predict,
-    advance: Callable[[int], None],
-) -> dict[str, StoredLabels]:
-    """Return what the teacher finds in each image, but for those that are put into quarantine."""
-    labels: dict[str, StoredLabels] = {}
-    waiting = list(part)
-    while waiting:
-        try:
-            _label(waiting, labels, batches, predict, advance)
-        except DataError:
-            # An image of the batch after those that are labeled cannot be decoded. Which images
-            # are seen together from here on follows from the files alone, not from any earlier
-            # interruption.
-            waiting = [sample for sample in waiting if sample.id not in labels]
-            fault = _first_fault(waiting, batches)
-            if fault is None:
-                raise
-            bad, error = fault
-            quarantine.add(bad.id, "decode", str(error))
-            waiting.remove(bad)
-            advance(1)
-        else:
-            break
-    for name in [name for name, entry in labels.items() if not _is_finite(entry.detections)]:
-        del labels[name]
-        quarantine.add(
-            name, "teacher", f"{name}: the teacher returned boxes or scores that are not finite."
-        )
-    return labels
+        def write() -> None:
+            if self.quarantine is not None:
+                self.quarantine.write()
+            self.store.write_shard(
+                index, {sample.id: labels[sample.id] for sample in part if sample.id in labels}
+            )
 
-
-def _first_fault(samples: Sequence[Sample], batches: Batches) -> tuple[Sample, DataError] | None:
-    """Return the first sample that cannot be decoded, and why."""
-    for sample in samples:
-        try:
-            for _ in batches([sample]):
-                pass
-        except DataError as error:
-            return sample, error
-    return None
+        on_first(write)
+        if self.quarantine is not None:
+            self.quarantine.raise_if_too_many()
 
 
 def _is_finite(found: Detections) -> bool:
     tensors = (found.boxes, found.scores)
     return found.is_finite and all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+def _not_finite(name: str) -> str:
+    return f"{name}: the teacher returned boxes or scores that are not finite."

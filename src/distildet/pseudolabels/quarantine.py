@@ -43,7 +43,9 @@ class Quarantine:
     """The list of one work; what an earlier call wrote is read, so that work can go on.
 
     The file has the images in the order of the work, whatever order they were found in, so that
-    interrupted work ends with the same bytes. While no image is bad there is no file.
+    interrupted work ends with the same bytes. While no image is bad there is no file. Where several
+    processes share the work, each has such a list and adds the same images; the one of rank 0
+    writes.
 
     Args:
         path: Of the list.
@@ -58,7 +60,6 @@ class Quarantine:
         self.path = path
         self._sample_by_id = {sample.id: sample for sample in samples}
         self._max_bad_fraction = max_bad_fraction
-        artefacts.remove_partial(path.parent)
         self._written = path.read_bytes() if path.exists() else b""
         self._bad_by_id = {
             bad.file: bad for bad in _parse(path, self._written) if bad.file in self._sample_by_id

@@ -12,10 +12,12 @@ import torch
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.evaluation_batches import evaluation_batches
+from distildet.data.evaluation_batches import evaluation_batches, plan_batches
 from distildet.errors import DataError, StoreError
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality
+from distildet.ops.processes import from_first
+from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.generate import label_images
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.select import choose_thresholds, score_limits
@@ -53,13 +55,15 @@ def label_with(
 ) -> PseudoLabelStore:
     """Fill a store with a teacher's detections, going on where an earlier call stopped.
 
+    Several processes share the batches out; all must come here, and the one of rank 0 writes.
+
     Args:
         teacher: Whose boxes they are.
         samples: Images to label.
         classes: Class list of the stored labels; the teacher's classes are mapped by name.
         folder: Of the store.
         batch_size: Images per forward pass.
-        workers: Loader processes.
+        workers: Loader processes of this process.
         device: Where to compute.
         interruption: Asked after every batch.
         progress: Told finished images.
@@ -85,12 +89,14 @@ def label_with(
         "class_map": list(mapping),
         "image_size": detector.spec.image_size,
     }
-    store = PseudoLabelStore.create_or_resume(
-        folder,
-        settings=settings,
-        classes=classes,
-        sample_ids=[sample.id for sample in samples],
-        shard_size=shard_size,
+    store = on_first(
+        lambda: PseudoLabelStore.create_or_resume(
+            folder,
+            settings=settings,
+            classes=classes,
+            sample_ids=[sample.id for sample in samples],
+            shard_size=shard_size,
+        )
     )
     predict = predictor(detector, device)
 
@@ -101,12 +107,9 @@ def label_with(
     label_images(
         store,
         samples,
-        batches=lambda chunk: evaluation_batches(
-            chunk,
-            image_size=detector.spec.image_size,
-            batch_size=batch_size,
-            # Processes that start for a single image cost more than they bring.
-            workers=workers if len(chunk) > 1 else 0,
+        plan=lambda part: plan_batches(part, batch_size),
+        load=lambda share: evaluation_batches(
+            share, image_size=detector.spec.image_size, workers=workers
         ),
         predict=predict_mapped,
         progress=lambda done, total: progress.advance(work, done, total),
@@ -173,20 +176,19 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
 
     Consumes images and the teacher. Produces `store/`, `thresholds.json`, where images are bad
     `quarantine.jsonl`, and where hidden human labels exist `quality.json`. A rerun goes on with
-    the first missing shard.
+    the first missing shard. Several processes share the labeling; the one of rank 0 does the rest.
 
     Args:
         context: Of the run.
         stage: What to label.
         folder: Of the stage.
     """
-    if is_done(folder):
+    if from_first(is_done(folder)):
         return
-    teacher = context.teachers[0]
+    on_first(lambda: _reuse_other_seed(context, folder))
     dataset = context.data.dataset(stage.images)
-    _reuse_other_seed(context, folder)
     store = label_with(
-        teacher,
+        context.teachers[0],
         dataset.samples,
         context.classes,
         folder / STORE,
@@ -199,7 +201,13 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
         on_bad_image=stage.on_bad_image,
         max_bad_fraction=stage.max_bad_fraction,
     )
-    stored = read_labels(store, dataset.samples)
+    on_first(lambda: _finish(context, stage, folder, read_labels(store, dataset.samples)))
+
+
+def _finish(
+    context: RunContext, stage: LabelStage, folder: Path, stored: Mapping[str, StoredLabels]
+) -> None:
+    """Choose thresholds, measure what can be measured, and mark the stage as done."""
     thresholds = choose_thresholds(
         stored,
         context.classes,

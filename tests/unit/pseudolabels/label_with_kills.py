@@ -20,6 +20,7 @@ import torch
 
 from distildet.classes import ClassList
 from distildet.data.dataset import Sample
+from distildet.data.evaluation_batches import LoadedBatch
 from distildet.errors import DataError
 from distildet.pseudolabels.generate import label_images
 from distildet.pseudolabels.quarantine import Quarantine
@@ -32,16 +33,18 @@ SHARD_SIZE = 2
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.chmod", "os.mkdir", "os.scandir", "os.listdir"}
 
 
-def batches(samples: Sequence[Sample]) -> Iterator[ImageBatch]:
-    if any(sample.id == BAD for sample in samples):
-        raise DataError(f"{BAD}: the image is damaged.")
-    yield ImageBatch(
-        pixels=torch.zeros(len(samples), 3, 1, 1),
-        sizes=torch.ones(len(samples), 2, dtype=torch.int64),
-        image_sizes=torch.full((len(samples), 2), 100),
-        image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(samples), 1, 1),
-        image_ids=tuple(sample.id for sample in samples),
-    )
+def load(plan: Sequence[Sequence[Sample]]) -> Iterator[LoadedBatch]:
+    for samples in plan:
+        names = tuple(sample.id for sample in samples if sample.id != BAD)
+        images = ImageBatch(
+            pixels=torch.zeros(len(names), 3, 1, 1),
+            sizes=torch.ones(len(names), 2, dtype=torch.int64),
+            image_sizes=torch.full((len(names), 2), 100),
+            image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(names), 1, 1),
+            image_ids=names,
+        )
+        bad = [sample.id for sample in samples if sample.id == BAD]
+        yield LoadedBatch(images=images, faults={name: DataError("damaged") for name in bad})
 
 
 def found_in(name: str) -> Detections:
@@ -68,7 +71,9 @@ def label(folder: Path) -> list[str]:
         shard_size=SHARD_SIZE,
     )
     quarantine = Quarantine(folder / "quarantine.jsonl", SAMPLES, max_bad_fraction=0.25)
-    label_images(store, SAMPLES, batches=batches, predict=predict, quarantine=quarantine)
+    label_images(
+        store, SAMPLES, plan=lambda part: [part], load=load, predict=predict, quarantine=quarantine
+    )
     return seen
 
 

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from distildet.data.dataset import Sample
+from distildet.data.evaluation_batches import LoadedBatch
 from distildet.errors import DataError, GateError
 from distildet.pseudolabels.generate import label_images
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
@@ -15,17 +17,30 @@ from distildet.structures import Detections, ImageBatch
 SAMPLES = tuple(Sample(id=f"{i}.jpg", path=Path(f"{i}.jpg")) for i in range(5))
 
 
-def in_batches(samples, count=2):
+def in_pairs(samples):
+    """Put two samples into each batch."""
+    return [samples[start : start + 2] for start in range(0, len(samples), 2)]
+
+
+def load(plan, bad=()):
     """Yield batches without pixels; image i of the work is i + 1 high and 10 wide."""
-    for start in range(0, len(samples), count):
-        names = tuple(sample.id for sample in samples[start : start + count])
-        sizes = torch.tensor([[int(name.removesuffix(".jpg")) + 1, 10] for name in names])
-        yield ImageBatch(
-            pixels=torch.zeros(len(names), 3, 1, 1),
-            sizes=torch.ones_like(sizes),
-            image_sizes=sizes,
-            image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(names), 1, 1),
-            image_ids=names,
+    for samples in plan:
+        names = tuple(sample.id for sample in samples if sample.id not in bad)
+        heights = [int(name.removesuffix(".jpg")) + 1 for name in names]
+        sizes = torch.tensor([[height, 10] for height in heights]).reshape(-1, 2)
+        yield LoadedBatch(
+            images=ImageBatch(
+                pixels=torch.zeros(len(names), 3, 1, 1),
+                sizes=torch.ones_like(sizes),
+                image_sizes=sizes,
+                image_to_batch=torch.eye(3, dtype=torch.float64).repeat(len(names), 1, 1),
+                image_ids=names,
+            ),
+            faults={
+                sample.id: DataError(f"{sample.id}: damaged")
+                for sample in samples
+                if sample.id in bad
+            },
         )
 
 
@@ -54,7 +69,7 @@ def store(tmp_path, make_store):
 
 
 def test_every_image_gets_its_own_labels(store):
-    label_images(store, SAMPLES, batches=in_batches, predict=Teacher())
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=Teacher())
 
     read = store.read()
     assert {name: entry.image_size for name, entry in read.items()} == {
@@ -66,20 +81,21 @@ def test_every_image_gets_its_own_labels(store):
 def test_batches_end_with_their_shard(store):
     teacher = Teacher()
 
-    label_images(store, SAMPLES, batches=in_batches, predict=teacher)
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=teacher)
 
     assert teacher.seen == [("0.jpg", "1.jpg"), ("2.jpg",), ("3.jpg", "4.jpg")]
 
 
 def test_only_missing_shards_are_labeled(store):
-    label_images(store, SAMPLES, batches=in_batches, predict=Teacher())
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=Teacher())
     (store.folder / "shards" / "shard-00000.parquet").write_bytes(b"damaged")
     teacher, told = Teacher(), []
 
     label_images(
         store,
         SAMPLES,
-        batches=in_batches,
+        plan=in_pairs,
+        load=load,
         predict=teacher,
         progress=lambda *done: told.append(done),
     )
@@ -89,10 +105,10 @@ def test_only_missing_shards_are_labeled(store):
 
 
 def test_full_store_needs_no_teacher(store):
-    label_images(store, SAMPLES, batches=in_batches, predict=Teacher())
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=Teacher())
     teacher = Teacher()
 
-    label_images(store, SAMPLES, batches=in_batches, predict=teacher)
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=teacher)
 
     assert teacher.seen == []
 
@@ -103,7 +119,8 @@ def test_progress_counts_images(store):
     label_images(
         store,
         SAMPLES,
-        batches=in_batches,
+        plan=in_pairs,
+        load=load,
         predict=Teacher(),
         progress=lambda *done: told.append(done),
     )
@@ -114,18 +131,21 @@ def test_progress_counts_images(store):
 def test_teacher_without_an_answer_for_an_image_loses_none(store):
     with pytest.raises(ValueError, match="shorter"):
         label_images(
-            store, SAMPLES, batches=in_batches, predict=lambda batch: Teacher()(batch)[:-1]
+            store, SAMPLES, plan=in_pairs, load=load, predict=lambda batch: Teacher()(batch)[:-1]
         )
 
     assert store.missing_shards() == [0, 1]
 
 
-def test_teacher_that_fails_later_keeps_the_shards_before(store):
+@pytest.mark.parametrize(
+    ("score", "message"), [(float("nan"), "not finite"), (2.0, r"a score that is not in 0\.\.1")]
+)
+def test_teacher_that_fails_later_keeps_the_shards_before(store, score, message):
     def predict(batch):
-        return Teacher(score=float("nan") if "3.jpg" in batch.image_ids else 0.5)(batch)
+        return Teacher(score=score if "3.jpg" in batch.image_ids else 0.5)(batch)
 
-    with pytest.raises(DataError, match=r"3\.jpg: the teacher returned a score"):
-        label_images(store, SAMPLES, batches=in_batches, predict=predict)
+    with pytest.raises(DataError, match=rf"3\.jpg: the teacher returned .*{message}"):
+        label_images(store, SAMPLES, plan=in_pairs, load=load, predict=predict)
 
     assert store.missing_shards() == [1]
 
@@ -136,15 +156,8 @@ def quarantine(tmp_path):
 
 
 def damaged(*bad):
-    """Return batches that end with an error before the first batch that has a bad image."""
-
-    def batches(samples):
-        for batch in in_batches(samples):
-            if set(bad) & set(batch.image_ids):
-                raise DataError(f"{batch.image_ids}: damaged")
-            yield batch
-
-    return batches
+    """Return a loader to which some images are damaged."""
+    return partial(load, bad=bad)
 
 
 def not_finite_in(bad):
@@ -162,8 +175,8 @@ def not_finite_in(bad):
 @pytest.mark.parametrize(
     ("bad", "seen"),
     [
-        (("0.jpg",), [("1.jpg", "2.jpg"), ("3.jpg", "4.jpg")]),
-        (("1.jpg",), [("0.jpg", "2.jpg"), ("3.jpg", "4.jpg")]),
+        (("0.jpg",), [("1.jpg",), ("2.jpg",), ("3.jpg", "4.jpg")]),
+        (("1.jpg",), [("0.jpg",), ("2.jpg",), ("3.jpg", "4.jpg")]),
         (("2.jpg",), [("0.jpg", "1.jpg"), ("3.jpg", "4.jpg")]),
         (("0.jpg", "1.jpg"), [("2.jpg",), ("3.jpg", "4.jpg")]),
         (("3.jpg", "4.jpg"), [("0.jpg", "1.jpg"), ("2.jpg",)]),
@@ -175,7 +188,8 @@ def test_images_that_cannot_be_decoded_are_put_into_quarantine(store, quarantine
     label_images(
         store,
         SAMPLES,
-        batches=damaged(*bad),
+        plan=in_pairs,
+        load=damaged(*bad),
         predict=teacher,
         progress=lambda *done: told.append(done),
         quarantine=quarantine,
@@ -190,7 +204,12 @@ def test_images_that_cannot_be_decoded_are_put_into_quarantine(store, quarantine
 
 def test_images_with_boxes_that_are_not_finite_are_put_into_quarantine(store, quarantine):
     label_images(
-        store, SAMPLES, batches=in_batches, predict=not_finite_in("3.jpg"), quarantine=quarantine
+        store,
+        SAMPLES,
+        plan=in_pairs,
+        load=load,
+        predict=not_finite_in("3.jpg"),
+        quarantine=quarantine,
     )
 
     assert list(store.read()) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
@@ -211,7 +230,8 @@ def test_a_sound_image_without_boxes_differs_from_one_in_quarantine(store, quara
     label_images(
         store,
         SAMPLES,
-        batches=damaged("1.jpg"),
+        plan=in_pairs,
+        load=damaged("1.jpg"),
         predict=lambda batch: [nothing] * len(batch),
         quarantine=quarantine,
     )
@@ -229,7 +249,8 @@ def test_more_bad_images_than_accepted_end_the_work_after_their_shard(store, tmp
         label_images(
             store,
             SAMPLES,
-            batches=damaged("0.jpg", "2.jpg"),
+            plan=in_pairs,
+            load=damaged("0.jpg", "2.jpg"),
             predict=Teacher(),
             quarantine=quarantine,
         )
@@ -241,11 +262,11 @@ def test_more_bad_images_than_accepted_end_the_work_after_their_shard(store, tmp
 def test_too_many_bad_images_are_told_again_without_new_work(store, tmp_path):
     tolerant = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0)
     bad = damaged("0.jpg", "2.jpg")
-    label_images(store, SAMPLES, batches=bad, predict=Teacher(), quarantine=tolerant)
+    label_images(store, SAMPLES, plan=in_pairs, load=bad, predict=Teacher(), quarantine=tolerant)
     strict, teacher = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=0.2), Teacher()
 
     with pytest.raises(GateError, match="lists 2 of 5 images"):
-        label_images(store, SAMPLES, batches=bad, predict=teacher, quarantine=strict)
+        label_images(store, SAMPLES, plan=in_pairs, load=bad, predict=teacher, quarantine=strict)
 
     assert teacher.seen == []
 
@@ -254,12 +275,17 @@ def test_shards_whose_bad_images_were_mended_are_made_again(store, tmp_path, mon
     monkeypatch.chdir(tmp_path)  # SAMPLES are relative
     first = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0)
     label_images(
-        store, SAMPLES, batches=damaged("1.jpg", "3.jpg"), predict=Teacher(), quarantine=first
+        store,
+        SAMPLES,
+        plan=in_pairs,
+        load=damaged("1.jpg", "3.jpg"),
+        predict=Teacher(),
+        quarantine=first,
     )
     (tmp_path / "3.jpg").write_bytes(b"mended")
     second, teacher = Quarantine(tmp_path / QUARANTINE, SAMPLES, max_bad_fraction=1.0), Teacher()
 
-    label_images(store, SAMPLES, batches=in_batches, predict=teacher, quarantine=second)
+    label_images(store, SAMPLES, plan=in_pairs, load=load, predict=teacher, quarantine=second)
 
     assert teacher.seen == [("3.jpg", "4.jpg")]
     assert list(store.read()) == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
@@ -271,7 +297,9 @@ def test_an_error_that_no_image_causes_alone_ends_the_work(store, quarantine):
         raise DataError("the teacher refuses")
 
     with pytest.raises(DataError, match="the teacher refuses"):
-        label_images(store, SAMPLES, batches=in_batches, predict=predict, quarantine=quarantine)
+        label_images(
+            store, SAMPLES, plan=in_pairs, load=load, predict=predict, quarantine=quarantine
+        )
 
     assert len(quarantine) == 0
 
