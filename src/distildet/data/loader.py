@@ -7,18 +7,27 @@ any number of workers.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 
 from distildet.data.dataset import Annotations, Sample
-from distildet.data.decode import decode_image
-from distildet.data.transforms import Augmentation, View, augmented_view, fit_view, view_targets
+from distildet.data.transforms import (
+    Augmentation,
+    View,
+    ViewPlan,
+    plan_augmented,
+    plan_fit,
+    view_file,
+    view_targets,
+)
 from distildet.data.workers import Batch, Packed, load_steps, pack
 from distildet.errors import ConfigError, DistildetError
+from distildet.ops.processes import largest_of_processes, num_processes
 from distildet.structures import ImageBatch, Origin, Targets
 
 PADDING_MULTIPLE = 32
@@ -130,6 +139,7 @@ def training_batches(
     stop_step: int,
     workers: int,
     num_views: int | None = None,
+    share: slice = slice(None),
 ) -> Iterator[Batch]:
     """Yield the batches of the steps from `start_step` up to, without, `stop_step`.
 
@@ -149,6 +159,8 @@ def training_batches(
         num_views: How many views an image has, at least 1: pass p shows view p modulo this number
             on a square as large as any view can be, so that a detector says the same about a view
             whenever it comes. None draws another view in each pass.
+        share: Which images of each batch are loaded, of those of all streams one after the other;
+            they are padded to the canvas that all processes of the run need.
 
     Raises:
         DataError: An image cannot be decoded.
@@ -160,8 +172,21 @@ def training_batches(
         image_size=image_size,
         augmentation=augmentation,
         num_views=num_views,
+        share=share,
     )
-    return load_steps(steps, range(start_step, stop_step), workers)
+    for batch, targets in load_steps(steps, range(start_step, stop_step), workers):
+        yield _on_common_canvas(batch), targets
+
+
+def _on_common_canvas(batch: ImageBatch) -> ImageBatch:
+    """Pad a share of a batch as the whole batch would be: results near borders depend on it."""
+    if num_processes() == 1:
+        return batch
+    canvas = torch.tensor(batch.pixels.shape[2:])
+    below, right = (largest_of_processes(canvas) - canvas).tolist()
+    if below == right == 0:
+        return batch
+    return replace(batch, pixels=F.pad(batch.pixels, (0, right, 0, below)))
 
 
 class Draw(NamedTuple):
@@ -193,16 +218,15 @@ def render_view(draw: Draw, image_size: int, augmentation: Augmentation | None) 
     Raises:
         DataError: The image cannot be decoded.
     """
-    pixels = decode_image(draw.training_sample.sample.path)
-    if augmentation is None:
-        return fit_view(pixels, image_size)
-    return augmented_view(
-        pixels,
-        draw.training_sample.targets.boxes,
-        image_size,
-        augmentation,
-        torch.Generator().manual_seed(draw.view_seed),
-    )
+    sample, targets = draw.training_sample.sample, draw.training_sample.targets
+
+    def plan(size: tuple[int, int]) -> ViewPlan:
+        if augmentation is None:
+            return plan_fit(size, image_size)
+        generator = torch.Generator().manual_seed(draw.view_seed)
+        return plan_augmented(size, targets.boxes, image_size, augmentation, generator)
+
+    return view_file(sample.path, plan)
 
 
 @lru_cache(maxsize=8)
@@ -227,6 +251,7 @@ class _TrainingSteps(TorchDataset[Any]):
     image_size: int
     augmentation: Augmentation | None
     num_views: int | None
+    share: slice
 
     def __getitem__(self, step: int) -> Packed | DistildetError:
         try:
@@ -237,6 +262,7 @@ class _TrainingSteps(TorchDataset[Any]):
 
     def _batch(self, step: int) -> Batch:
         draws = [draw for stream, count in self.streams for draw in self._draw(stream, count, step)]
+        draws = draws[self.share]
         views = [render_view(draw, self.image_size, self.augmentation) for draw in draws]
         pairs = zip(draws, views, strict=True)
         targets = tuple(view_targets(draw.training_sample.targets, view) for draw, view in pairs)

@@ -1,7 +1,9 @@
 """Turns an image into the view of it that a detector sees, with the geometry as a matrix."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image
 from torchvision.transforms.v2 import functional
 
+from distildet.data.colours import recolour
+from distildet.data.image_file import Picture, open_image
 from distildet.errors import ConfigError
 from distildet.ops.frames import map_boxes
 from distildet.structures import Targets
@@ -17,7 +21,6 @@ from distildet.structures import Targets
 _KERNELS: Any = functional
 _MIN_VISIBLE = 0.3
 _MIN_SIDE = 1.0
-_BRIGHTEST_MEAN = 0.8 * 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Crop:
+class Crop:
     """A part of an image, in whole pixels."""
 
     top: int
@@ -84,45 +87,60 @@ class _Crop:
     width: int
 
 
-def fit_view(pixels: Tensor, image_size: int) -> View:
-    """Scale a whole image so that its longer side is `image_size`.
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """What a view will show, known before anything is decoded; `plan_fit` and others make it.
 
     Args:
-        pixels: [3 h w] uint8.
-        image_size: Longer side of the view in pixels.
-
-    Returns:
-        The view; its matrix has the exact ratio of the rounded sizes.
+        crop: The part of the image.
+        size: (height, width) of the view.
+        scale: Pixels of the view for one of the image frame, before sizes are rounded.
+        is_mirrored: Whether left and right change places.
+        factors: Of brightness, contrast and saturation; None leaves the colours alone.
     """
-    height, width = pixels.shape[1:]
-    scale = image_size / max(height, width)
-    whole = _Crop(top=0, left=0, height=height, width=width)
-    return _render(pixels, whole, _scaled(whole, scale, image_size), is_mirrored=False)
+
+    crop: Crop
+    size: tuple[int, int]
+    scale: float
+    is_mirrored: bool = False
+    factors: tuple[float, float, float] | None = None
 
 
-def augmented_view(
-    pixels: Tensor,
+def plan_fit(size: tuple[int, int], image_size: int) -> ViewPlan:
+    """Plan the view of a whole image whose longer side is `image_size`.
+
+    Args:
+        size: (height, width) in the image frame.
+        image_size: Longer side of the view in pixels.
+    """
+    scale = image_size / max(size)
+    whole = Crop(top=0, left=0, height=size[0], width=size[1])
+    return ViewPlan(crop=whole, size=_scaled(whole, scale, image_size), scale=scale)
+
+
+def plan_augmented(
+    size: tuple[int, int],
     boxes: Tensor,
     image_size: int,
     augmentation: Augmentation,
     generator: torch.Generator,
-) -> View:
-    """Draw a random view of an image: zoom, mirror, colours.
+) -> ViewPlan:
+    """Plan a random view of an image: zoom, mirror, colours.
 
     What does not fit into `image_size` after zooming in is cut off, so that at least one object's
     centre stays in the view, if there is an object.
 
     Args:
-        pixels: [3 h w] uint8.
+        size: (height, width) in the image frame.
         boxes: [n 4], xyxy pixels of the image frame; the objects.
         image_size: Largest side of the view in pixels.
         augmentation: How far views vary.
-        generator: Source of all random numbers; the view is a pure function of it.
+        generator: Source of all random numbers; the plan is a pure function of it.
     """
     numbers = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     zoom, turn, place, top, left, brightness, contrast, saturation = numbers
     low, high = augmentation.zoom
-    height, width = pixels.shape[1:]
+    height, width = size
     # Log-uniform: halving and doubling are equally likely where both are allowed.
     scale = image_size / max(height, width) * low * (high / low) ** zoom
     longest = max(1, round(image_size / scale))
@@ -132,10 +150,10 @@ def augmented_view(
         x1, y1, x2, y2 = boxes[int(place * len(boxes))].tolist()
         centre = ((y1 + y2) / 2, (x1 + x2) / 2)
     crop = _place_crop(crop_size, (height, width), centre, (top, left))
-    return _render(
-        pixels,
-        crop,
-        _scaled(crop, scale, image_size),
+    return ViewPlan(
+        crop=crop,
+        size=_scaled(crop, scale, image_size),
+        scale=scale,
         is_mirrored=turn < augmentation.flip,
         factors=(
             1 + augmentation.colour * (2 * brightness - 1),
@@ -143,6 +161,76 @@ def augmented_view(
             1 + augmentation.colour * (2 * saturation - 1),
         ),
     )
+
+
+def view_picture(picture: Picture, plan: ViewPlan) -> View:
+    """Show a picture as planned.
+
+    Args:
+        picture: The image; where it has fewer pixels than the image frame, the crop is moved to
+            the nearest of them, and the matrix of the view tells where it lies.
+        plan: For an image of this size.
+    """
+    top, bottom = _nearest(plan.crop.top, plan.crop.height, picture, axis=0)
+    left, right = _nearest(plan.crop.left, plan.crop.width, picture, axis=1)
+    # Channels-last is twice as fast, and in the other order torch 2.15 fails an internal assertion
+    # when the result is a single pixel (test_tiny_images_have_views).
+    part = picture.pixels[:, top:bottom, left:right]
+    part = part[None].contiguous(memory_format=torch.channels_last)[0]
+    # Cropping first and scaling once costs the least; uint8 is several times faster than float.
+    scaled = _KERNELS.resize(part, list(plan.size), antialias=True)  # [c, h, w]
+    scale_y, scale_x = plan.size[0] / (bottom - top), plan.size[1] / (right - left)
+    matrix = torch.tensor(
+        [
+            [scale_x * picture.scale[1], 0, (picture.start[1] - left) * scale_x],
+            [0, scale_y * picture.scale[0], (picture.start[0] - top) * scale_y],
+            [0, 0, 1],
+        ],
+        dtype=torch.float64,
+    )
+    if plan.is_mirrored:
+        scaled = _KERNELS.horizontal_flip(scaled)
+        mirror = torch.tensor([[-1, 0, plan.size[1]], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
+        matrix = mirror @ matrix
+    if plan.factors:
+        scaled = recolour(scaled, *plan.factors)
+    return View(
+        pixels=_KERNELS.to_dtype(scaled, torch.float32, scale=True).contiguous(),
+        image_to_batch=matrix,
+        image_size=picture.size,
+    )
+
+
+def view_file(path: Path, plan: Callable[[tuple[int, int]], ViewPlan]) -> View:
+    """Show a view of an image file, of which no more is decoded than the view needs.
+
+    Args:
+        path: The image.
+        plan: (height, width) in the image frame -> what to show.
+
+    Raises:
+        DataError: As `open_image` and `ImageFile.picture`.
+    """
+    with open_image(path) as file:
+        planned = plan(file.size)
+        picture = file.picture(planned.scale)
+    return view_picture(picture, planned)
+
+
+def fit_view(image: Path | Tensor, image_size: int) -> View:
+    """Scale a whole image so that its longer side is `image_size`.
+
+    Args:
+        image: A file, or [3 h w] uint8.
+        image_size: Longer side of the view in pixels.
+
+    Raises:
+        DataError: As `view_file`.
+    """
+    if isinstance(image, Path):
+        return view_file(image, lambda size: plan_fit(size, image_size))
+    size = (image.shape[1], image.shape[2])
+    return view_picture(Picture(pixels=image, size=size), plan_fit(size, image_size))
 
 
 def view_targets(targets: Targets, view: View) -> Targets:
@@ -178,7 +266,7 @@ def _is_wide(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE).all(1)  # [n]
 
 
-def _scaled(crop: _Crop, scale: float, largest: int) -> tuple[int, int]:
+def _scaled(crop: Crop, scale: float, largest: int) -> tuple[int, int]:
     """Return the (height, width) of a crop in the view."""
     height = min(largest, max(1, round(crop.height * scale)))
     width = min(largest, max(1, round(crop.width * scale)))
@@ -190,7 +278,7 @@ def _place_crop(
     image_size: tuple[int, int],
     centre: tuple[float, float] | None,
     numbers: tuple[float, float],
-) -> _Crop:
+) -> Crop:
     """Place a crop of a size at random, around a centre if there is one; all are (y, x)."""
     starts = []
     for axis in range(2):
@@ -200,45 +288,12 @@ def _place_crop(
             low = min(max(math.ceil(centre[axis]) - size[axis], 0), free)
             high = min(max(math.floor(centre[axis]), 0), free)
         starts.append(low + int(numbers[axis] * (high - low + 1)))
-    return _Crop(top=starts[0], left=starts[1], height=size[0], width=size[1])
+    return Crop(top=starts[0], left=starts[1], height=size[0], width=size[1])
 
 
-def _render(
-    pixels: Tensor,
-    crop: _Crop,
-    size: tuple[int, int],
-    *,
-    is_mirrored: bool,
-    factors: tuple[float, float, float] | None = None,
-) -> View:
-    part = pixels[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    # Channels-last is twice as fast, and in the other order torch 2.15 fails an internal assertion
-    # when the result is a single pixel (test_tiny_images_have_views).
-    part = part[None].contiguous(memory_format=torch.channels_last)[0]
-    # Cropping first and scaling once costs the least; uint8 is several times faster than float.
-    scaled = _KERNELS.resize(part, list(size), antialias=True)  # [c, h, w]
-    scale_y, scale_x = size[0] / crop.height, size[1] / crop.width
-    matrix = torch.tensor(
-        [[scale_x, 0, -crop.left * scale_x], [0, scale_y, -crop.top * scale_y], [0, 0, 1]],
-        dtype=torch.float64,
-    )
-    if is_mirrored:
-        scaled = _KERNELS.horizontal_flip(scaled)
-        mirror = torch.tensor([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
-        matrix = mirror @ matrix
-    if factors:
-        scaled = _recolour(scaled, *factors)
-    return View(
-        pixels=_KERNELS.to_dtype(scaled, torch.float32, scale=True).contiguous(),
-        image_to_batch=matrix,
-        image_size=(pixels.shape[1], pixels.shape[2]),
-    )
-
-
-def _recolour(pixels: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    # Brightening what is bright already would burn pale objects into a white ground.
-    mean = max(1.0, float(pixels.float().mean()))
-    pixels = _KERNELS.adjust_brightness(pixels, min(brightness, max(1.0, _BRIGHTEST_MEAN / mean)))
-    pixels = _KERNELS.adjust_contrast(pixels, contrast)
-    recoloured: Tensor = _KERNELS.adjust_saturation(pixels, saturation)
-    return recoloured
+def _nearest(start: int, length: int, picture: Picture, *, axis: int) -> tuple[int, int]:
+    """Return the pixels of a picture, first and behind the last, that are nearest to a crop."""
+    most = picture.pixels.shape[1 + axis]
+    scale, shift = picture.scale[axis], picture.start[axis]
+    first = min(round(shift + scale * start), most - 1)
+    return first, max(first + 1, min(round(shift + scale * (start + length)), most))

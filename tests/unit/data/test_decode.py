@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distildet.data import decode
 from distildet.data.decode import decode_image, note_frames, probe_size, refuse_other_sizes
+from distildet.data.image_file import MAX_PIXELS
 from distildet.errors import DataError
 
 # For each EXIF orientation the operation that makes the stored picture from the upright one.
@@ -222,7 +222,7 @@ def test_a_name_that_no_file_system_holds_is_refused(tmp_path):
 def test_a_bomb_is_refused_from_its_header(tmp_path, side):
     Image.new("1", (side, side)).save(tmp_path / "a.png")
 
-    with pytest.raises(DataError, match=rf"a\.png: the image has .* at most {decode.MAX_PIXELS}"):
+    with pytest.raises(DataError, match=rf"a\.png: the image has .* at most {MAX_PIXELS}"):
         probe_size(tmp_path / "a.png")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distildet.classes import ClassList
 from distildet.data.annotated import read_annotated
-from distildet.data.decode import MAX_PIXELS
+from distildet.data.image_file import MAX_PIXELS
 from distildet.data.image_record import image_records
 from distildet.data.written import write_annotations
 from distildet.pseudolabels.export import stored_records

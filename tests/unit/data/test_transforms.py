@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distildet.data.image_file import Picture
 from distildet.data.transforms import (
     Augmentation,
     View,
-    augmented_view,
     fit_view,
+    plan_augmented,
+    view_picture,
     view_targets,
 )
 from distildet.errors import ConfigError
@@ -19,6 +21,12 @@ from distildet.structures import Targets
 
 def generator(seed):
     return torch.Generator().manual_seed(seed)
+
+
+def augmented_view(pixels, boxes, image_size, augmentation, source):
+    size = (pixels.shape[1], pixels.shape[2])
+    plan = plan_augmented(size, boxes, image_size, augmentation, source)
+    return view_picture(Picture(pixels=pixels, size=size), plan)
 
 
 def targets_of(boxes, ignore=(), weights=None):
