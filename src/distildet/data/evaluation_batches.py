@@ -122,7 +122,7 @@ class _EvaluationSteps(TorchDataset[Any]):
         views = {}
         for sample in self.plan[step]:
             try:
-                views[sample.id] = fit_view(decode_image(sample.path), self.image_size)
+                views[sample.id] = fit_view(sample.path, self.image_size)
             except DataError:
                 continue
         images = collate(list(views.values()), list(views)) if views else _NOTHING
