@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,9 +24,15 @@ BatchNorms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Detector(nn.Module, ABC):
     """A detector with a spec; every trainable parameter is reached through `forward`.
 
+    Class attributes:
+        counts_over_batch: Whether its losses call `distildet.ops.reduce.batch_total`, that is,
+            whether they are more than a mean over images.
+
     Args:
         spec: Facts of this detector.
     """
+
+    counts_over_batch: ClassVar[bool] = True
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()

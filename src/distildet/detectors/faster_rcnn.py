@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.models.detection._utils import Matcher
 
 from distildet.classes import ClassList
+from distildet.detectors.balanced_sampler import BalancedSampler, image_generators
 from distildet.detectors.base import DETECTORS
 from distildet.detectors.dense_detection import finite_images
 from distildet.detectors.proposals import ProposalNetwork
@@ -181,11 +182,11 @@ class FasterRCNN(PyramidDetector):
             PROPOSAL_FOREGROUND_IOU, PROPOSAL_BACKGROUND_IOU, allow_low_quality_matches=True
         )
         self.region_matcher = Matcher(REGION_FOREGROUND_IOU, REGION_FOREGROUND_IOU)
-        self.proposal_sampler = BalancedPositiveNegativeSampler(
-            proposal_samples, PROPOSAL_FOREGROUND_SHARE
+        self.proposal_sampler = BalancedSampler(
+            number=proposal_samples, foreground_share=PROPOSAL_FOREGROUND_SHARE
         )
-        self.region_sampler = BalancedPositiveNegativeSampler(
-            region_samples, REGION_FOREGROUND_SHARE
+        self.region_sampler = BalancedSampler(
+            number=region_samples, foreground_share=REGION_FOREGROUND_SHARE
         )
 
     def class_layers(self) -> tuple[str, ...]:
@@ -242,16 +243,22 @@ class FasterRCNN(PyramidDetector):
         targets: Sequence[Targets],
     ) -> tuple[dict[str, Tensor], RegionPrediction]:
         """Return the losses, and the predictions of the regions that they come from."""
+        generators = image_generators(batch.image_ids)
         losses = proposal_losses(
             dense,
             targets,
             matcher=self.proposal_matcher,
             sampler=self.proposal_sampler,
+            generators=generators,
             box_coder=self.proposal_network.box_coder,
         )
         proposals = self.proposal_network.select(dense, batch, self.spec.options["train_proposals"])
         sampled = sample_regions(
-            proposals, targets, matcher=self.region_matcher, sampler=self.region_sampler
+            proposals,
+            targets,
+            matcher=self.region_matcher,
+            sampler=self.region_sampler,
+            generators=generators,
         )
         regions = self.region_head(features, [region.boxes for region in sampled])
         losses |= region_losses(

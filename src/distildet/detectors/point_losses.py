@@ -14,6 +14,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_loss
 
 from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT
+from distildet.ops.reduce import batch_normaliser
 from distildet.structures import DensePrediction, Targets
 
 NEAREST_STRIDES = 4.0
@@ -114,9 +115,9 @@ def point_losses(
     """Compute focal classification, generalised IoU and centre-ness loss of a point head.
 
     Normaliser: the sums over the whole batch are divided by the number of foreground locations
-    of the whole batch (at least 1), so images with many objects count more. A box's weight
-    multiplies the terms of its locations but not the normaliser. Classes that nobody looked for
-    add nothing to the classification loss.
+    of the whole batch, at least 1, so images with many objects count more. The whole batch is
+    that of all processes and micro-batches. A box's weight multiplies the terms of its locations
+    but not the normaliser. Classes that nobody looked for add nothing to the classification loss.
 
     Args:
         prediction: Of a batch; sigmoid activation, with quality logits.
@@ -140,7 +141,7 @@ def point_losses(
         [match_points(prediction.priors, t, center_radius=center_radius) for t in targets]
     )  # [b n]
     image, location = torch.where(matched >= 0)  # [f], the foreground of the batch
-    normaliser = max(1, len(location))
+    normaliser = batch_normaliser(logits.new_tensor(len(location)))
     boxes, labels, weights = _targets_of(matched[image, location], image, targets)
     priors = torch.cat(prediction.priors)[location]
 

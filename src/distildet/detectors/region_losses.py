@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 
+from distildet.detectors.balanced_sampler import BalancedSampler
 from distildet.detectors.dense_losses import BACKGROUND, match_anchors
+from distildet.ops.reduce import batch_normaliser
 from distildet.structures import DensePrediction, RegionPrediction, Targets
 
 SMOOTH_L1_BETA = 1 / 9  # Ren et al., arXiv 1506.01497, as Girshick's code sets it
@@ -36,7 +38,8 @@ def proposal_losses(
     targets: Sequence[Targets],
     *,
     matcher: Matcher,
-    sampler: BalancedPositiveNegativeSampler,
+    sampler: BalancedSampler,
+    generators: Sequence[torch.Generator],
     box_coder: BoxCoder,
 ) -> dict[str, Tensor]:
     """Compute the losses of a proposal network.
@@ -49,7 +52,8 @@ def proposal_losses(
         prediction: Of a batch, one logit an anchor.
         targets: One an image, batch frame.
         matcher: torchvision's IoU matcher.
-        sampler: Draws anchors of each image, from torch's global generator.
+        sampler: Draws anchors of each image.
+        generators: One an image, what the sampler draws from.
         box_coder: Codes boxes relative to anchors.
 
     Returns:
@@ -60,11 +64,10 @@ def proposal_losses(
     codes = torch.cat(prediction.box_codes, dim=1).float()  # [b n 4]
     anchors = torch.cat(prediction.priors)  # [n 4]
     matches = [_without_unsure_background(match_anchors(anchors, t, matcher), t) for t in targets]
-    foregrounds, backgrounds = sampler([_sampler_labels(matched) for matched in matches])
     objectness, box = logits.new_zeros(()), codes.new_zeros(())
     num_drawn = 0
     for i, target in enumerate(targets):
-        foreground, background = torch.where(foregrounds[i])[0], torch.where(backgrounds[i])[0]
+        foreground, background = sampler(matches[i], generators[i])
         boxes_of = matches[i][foreground]
         weights = target.weights[boxes_of]
         objectness = (
@@ -75,7 +78,7 @@ def proposal_losses(
         wanted = box_coder.encode_single(target.boxes[boxes_of], anchors[foreground])
         box = box + _box_sum(codes[i, foreground], wanted, weights)
         num_drawn += len(foreground) + len(background)
-    normaliser = max(1, num_drawn)
+    normaliser = batch_normaliser(logits.new_tensor(num_drawn))
     return {"objectness": objectness / normaliser, "proposal_box": box / normaliser}
 
 
@@ -84,7 +87,8 @@ def sample_regions(
     targets: Sequence[Targets],
     *,
     matcher: Matcher,
-    sampler: BalancedPositiveNegativeSampler,
+    sampler: BalancedSampler,
+    generators: Sequence[torch.Generator],
 ) -> list[SampledRegions]:
     """Choose the regions that the region head learns from; the target boxes are among them.
 
@@ -92,19 +96,17 @@ def sample_regions(
         proposals: An image [n 4] xyxy, batch frame.
         targets: One an image, batch frame.
         matcher: torchvision's IoU matcher.
-        sampler: Draws regions of each image, from torch's global generator.
+        sampler: Draws regions of each image.
+        generators: One an image, what the sampler draws from.
     """
     regions = [
         torch.cat([boxes, target.boxes.to(boxes.dtype)])
         for boxes, target in zip(proposals, targets, strict=True)
     ]
     matches = [match_anchors(r, t, matcher) for r, t in zip(regions, targets, strict=True)]
-    foregrounds, backgrounds = sampler([_sampler_labels(matched) for matched in matches])
     sampled = []
-    for boxes, matched, foreground, background in zip(
-        regions, matches, foregrounds, backgrounds, strict=True
-    ):
-        chosen = torch.where(foreground | background)[0]
+    for boxes, matched, generator in zip(regions, matches, generators, strict=True):
+        chosen = torch.cat(sampler(matched, generator)).sort().values
         sampled.append(SampledRegions(boxes=boxes[chosen], matched=matched[chosen]))
     return sampled
 
@@ -135,7 +137,7 @@ def region_losses(
         scalars with gradient.
     """
     first = prediction.logits[0]
-    classification, box = first.new_zeros(()), first.new_zeros(())
+    classification = box = first.new_zeros((), dtype=torch.float32)
     column_of = torch.tensor(columns, device=first.device)
     num_drawn = 0
     for i, target in enumerate(targets):
@@ -149,12 +151,12 @@ def region_losses(
         named = log_probs[foreground, 1 + wanted_columns]
         unnamed = log_probs[matched == BACKGROUND][:, _background_columns(target, column_of)]
         classification = classification - (named * weights).sum() - unnamed.logsumexp(1).sum()
-        codes = prediction.box_codes[i][foreground, wanted_columns]
+        codes = prediction.box_codes[i][foreground, wanted_columns].float()
         regions = sampled[i].boxes[foreground]
         wanted = box_coder.encode_single(target.boxes[boxes_of], regions)
         box = box + _box_sum(codes, wanted, weights)
         num_drawn += len(matched)
-    normaliser = max(1, num_drawn)
+    normaliser = batch_normaliser(classification.new_tensor(num_drawn))
     return {"classification": classification / normaliser, "box": box / normaliser}
 
 
@@ -168,14 +170,6 @@ def _without_unsure_background(matched: Tensor, target: Targets) -> Tensor:
         return matched
     left_out = torch.full_like(matched, Matcher.BETWEEN_THRESHOLDS)
     return torch.where(matched == BACKGROUND, left_out, matched)
-
-
-def _sampler_labels(matched: Tensor) -> Tensor:
-    """Return what torchvision's sampler reads: 1 foreground, 0 background, -1 left out."""
-    labels = torch.full_like(matched, -1)
-    labels[matched >= 0] = 1
-    labels[matched == BACKGROUND] = 0
-    return labels
 
 
 def _box_sum(codes: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

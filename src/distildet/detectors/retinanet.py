@@ -61,6 +61,9 @@ class RetinaNet(DenseDetector):
         WeightsError: The backbone's weights cannot be had.
     """
 
+    # Each image is divided by its own number of foreground anchors.
+    counts_over_batch = False
+
     def __init__(
         self,
         classes: ClassList,

@@ -38,6 +38,8 @@ class DistillationLoss(nn.Module, ABC):
     Class attributes:
         needs: The parts that `forward` reads.
         is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same.
+        counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
+            it is more than a mean over images.
 
     Args:
         student: Facts of the student.
@@ -49,6 +51,7 @@ class DistillationLoss(nn.Module, ABC):
 
     needs: ClassVar[Needs]
     is_zero_at_equality: ClassVar[bool] = False
+    counts_over_batch: ClassVar[bool] = True
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from distildet.errors import ConfigError, MissingPartError
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
+from distildet.ops.reduce import batch_share, batch_total
 from distildet.specs import DetectorSpec
 from distildet.structures import FEATURES_NECK, DetectorOutput, ImageBatch, Targets
 
@@ -46,7 +47,8 @@ class FeatureImitation(DistillationLoss):
 
     Returns:
         "feature": unitless scalar >= 0, mean over levels, unweighted, float32; 1 is as good as
-        the mean of each channel, 0 is equality. Normalised over the images of one forward pass.
+        the mean of each channel, 0 is equality. Normalised over the whole batch, micro-batches
+        and processes included.
 
     Gradient:
         To student and projectors only.
@@ -139,16 +141,27 @@ def _unexplained(projected: Tensor, guide: Tensor, batch: ImageBatch) -> Tensor:
             projected, size=guide.shape[2:], mode="bilinear", align_corners=False
         )  # [b, c, h, w] of the teacher
     shown = _cells_that_show_image(batch, guide)
+    difference = (projected - guide).square().mul(shown).sum()
+    variance, square = _variance_and_square(guide, shown)
+    scale = torch.maximum(variance, LEAST_VARIANCE * square)
+    cells = batch_total(shown.sum()) * guide.shape[1]
+    return difference / (torch.where(scale > 0, scale, cells) * batch_share())
+
+
+def _variance_and_square(guide: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Σ_v |T - mean_v(T)|² and Σ_v |T|² over the shown cells of the whole batch.
+
+    Each part of the batch knows its own mean; between the means of the parts, as in Chan et al.,
+    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979. Squares of
+    the maps themselves, less the squared mean, would lose all digits of a small variance.
+    """
     cells = shown.sum()
-    centred = guide - (guide * shown).sum((0, 2, 3), keepdim=True) / cells  # less mean [1 c 1 1]
-    difference = _mean_square(projected - guide, shown, cells)
-    variance = _mean_square(centred, shown, cells)
-    scale = torch.maximum(variance, LEAST_VARIANCE * _mean_square(guide, shown, cells))
-    return difference / torch.where(scale > 0, scale, 1.0)
-
-
-def _mean_square(values: Tensor, shown: Tensor, cells: Tensor) -> Tensor:
-    return (values.square() * shown).sum() / (cells * values.shape[1])
+    mean = (guide * shown).sum((0, 2, 3)) / cells  # [c]
+    inside = (guide - mean[:, None, None]).square().mul(shown).sum()
+    all_cells, sums = batch_total(cells), batch_total(mean * cells)
+    between = batch_total(cells * mean.square().sum()) - (sums.square() / all_cells).sum()
+    variance = batch_total(inside) + between.clamp(min=0)
+    return variance, batch_total((guide.square() * shown).sum())
 
 
 def _cells_that_show_image(batch: ImageBatch, feature: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ may compute several one after the other. A loss that divides a sum by something 
 batch, such as its number of foreground locations, must count in all parts and not in its own
 alone; otherwise it would be another loss for every number of parts. It writes
 
-    loss = sum / (batch_total(count).clamp(min=1) * batch_share())
+    loss = sum / batch_normaliser(count)
 
 and the mean of `loss` over the parts, weighted by their images, is the value of the whole batch.
 Counts of micro-batches that are still to come are learned from a first pass without gradient.
@@ -44,19 +44,40 @@ def batch_total(value: Tensor) -> Tensor:
 
     Returns:
         The total, of the shape of `value`.
+
+    Raises:
+        RuntimeError: Nobody counted before, since a class says that it does not count.
     """
     part = _PART.get()
     if part is None:
         return sum_over_processes(value)
     if part.counted is not None:
         part.counted.append(value.detach())
-    return value.detach() if part.totals is None else next(part.totals)
+    if part.totals is None:
+        return value.detach()
+    total = next(part.totals, None)
+    if total is None:
+        raise RuntimeError(
+            "A loss counts over the batch, but its class says counts_over_batch = False; it must "
+            "be True."
+        )
+    return total
 
 
 def batch_share() -> float:
     """Return the share of the batch's images that this part has, 0..1; 1 for a whole batch."""
     part = _PART.get()
     return (1.0 if part is None else part.share) / num_processes()
+
+
+def batch_normaliser(count: Tensor, least: float = 1.0) -> Tensor:
+    """Return what a part divides a sum by, so that its mean over the parts is the batch's value.
+
+    Args:
+        count: What this part contributes to the normaliser, of any shape.
+        least: Smallest normaliser of the whole batch.
+    """
+    return batch_total(count).clamp(min=least) * batch_share()
 
 
 @contextmanager

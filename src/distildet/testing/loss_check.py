@@ -12,6 +12,7 @@ from torch import Tensor
 from distildet import structures
 from distildet.detectors.base import Detector
 from distildet.losses.base import LOSSES, DistillationLoss
+from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.registry import Registry
 from distildet.structures import DetectorOutput, ImageBatch, Origin, Targets
 from distildet.testing.recorded_output import RecordedOutput, tensors_in, with_tensors
@@ -197,6 +198,26 @@ def _has_the_same_value(case: _Case, order: Sequence[int]) -> bool:
         return torch.allclose(other, case.value(), rtol=1e-4, atol=1e-6)
 
 
+def _is_the_same_in_micro_batches(case: _Case) -> bool:
+    pieces = [(0, 2), (2, IMAGES)]
+    with torch.no_grad():
+        whole = case.value()
+        counted = []
+        for start, stop in pieces:
+            with counting((stop - start) / IMAGES) as values:
+                case.value(case.batch.part(start, stop), case.targets[start:stop])
+            counted.append(values)
+        if counted[0] and not case.loss.counts_over_batch:
+            return False
+        mean, totals = torch.zeros(()), add_up(counted)
+        for start, stop in pieces:
+            share = (stop - start) / IMAGES
+            with with_totals(share, totals):
+                part = case.value(case.batch.part(start, stop), case.targets[start:stop])
+            mean = mean + part * share
+    return torch.allclose(mean, whole, rtol=1e-4, atol=1e-6)
+
+
 def _lives_without_boxes(case: _Case) -> bool:
     value = case.value(targets=[case.targets[-1]] * IMAGES)
     return bool(value.isfinite()) and value.requires_grad
@@ -245,6 +266,8 @@ _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {
     "the teacher gets no gradient": _teacher_gets_no_gradient,
     "a batch that is doubled keeps the value": _keeps_its_value_on_a_doubled_batch,
     "the order of the images does not matter": _does_not_see_the_order,
+    "micro-batches give the value of the whole batch (see distildet.ops.reduce), and "
+    "counts_over_batch says whether it counts": _is_the_same_in_micro_batches,
     "images without boxes give a finite value with a graph": _lives_without_boxes,
     "forward reads the parts in `needs`, all and no others": _reads_what_it_needs,
     f"{DESCENT_STEPS} steps of training reduce it": _falls_in_twenty_steps,

@@ -1,6 +1,7 @@
 """The task: what a training step computes from a batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
+from distildet.ops.processes import num_processes, sum_over_processes
+from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets
 from distildet.training.terms import Term, TermValue
 
@@ -85,6 +88,18 @@ class Task(nn.Module):
             factors[f"{term.name}.factor"] = value.factor
         return StepLosses(total=total, parts=parts, factors=factors)
 
+    @property
+    def counts_over_batch(self) -> bool:
+        """Whether the losses of a part of a batch depend on the other parts."""
+        return self.student.counts_over_batch or any(
+            term.loss.counts_over_batch for term in self._active_terms()
+        )
+
+    def learn(self, parts: Mapping[str, Tensor]) -> None:
+        """Let automatic weights learn from a step; see `Term.learn`."""
+        for term in self._active_terms():
+            term.learn(parts)
+
     def _active_terms(self) -> list[Term]:
         return [
             term for term in self.terms if isinstance(term, Term) and term.course(self.progress) > 0
@@ -128,6 +143,10 @@ def backward(
 ) -> dict[str, Tensor]:
     """Add the gradients of a batch, one micro-batch after the other.
 
+    The gradients are those of the whole batch, however it is split; only statistics of BatchNorm
+    in train mode are of each micro-batch. Losses that count over the batch cost a further pass
+    without gradient where there are several micro-batches.
+
     Args:
         task: Whose parameters get the gradients.
         batch: Images.
@@ -136,14 +155,46 @@ def backward(
         device: Where the task is.
 
     Returns:
-        The named losses and factors, and "loss", the total; means over the images, without
-        gradient.
+        The named losses and factors, and "loss", the total; means over the images of all
+        processes, without gradient.
     """
+    pieces = split_batch(batch, targets, parts)
+    draws = torch.get_rng_state()
+    totals = None
+    if len(pieces) > 1:
+        totals = _totals(task, pieces, device) if task.counts_over_batch else []
     means: dict[str, Tensor] = {}
-    for piece, piece_targets in split_batch(batch, targets, parts):
-        losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
+    part_names: Iterable[str] = ()
+    for piece, piece_targets in pieces:
         share = len(piece) / len(batch)
+        # Every piece draws what it drew while it was counted, and all of them draw alike.
+        torch.set_rng_state(draws)
+        with nullcontext() if totals is None else with_totals(share, totals):
+            losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
         (losses.total * share).backward()  # type: ignore[no-untyped-call] # torch has no type
         for name, value in {**losses.parts, **losses.factors, "loss": losses.total}.items():
             means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
+        part_names = losses.parts.keys()
+    whole = sum_over_processes(torch.stack(list(means.values()))) / num_processes()
+    means = dict(zip(means, whole, strict=True))
+    task.learn({name: means[name] for name in part_names})
     return means
+
+
+@torch.no_grad()
+def _totals(
+    task: Task, pieces: Sequence[tuple[ImageBatch, Sequence[Targets]]], device: torch.device
+) -> list[Tensor]:
+    """Return what the losses count in all pieces together; the task is left as it was."""
+    draws = torch.get_rng_state()
+    buffers = [buffer.clone() for buffer in task.buffers()]
+    num_images = sum(len(piece) for piece, _ in pieces)
+    counted = []
+    for piece, piece_targets in pieces:
+        torch.set_rng_state(draws)
+        with counting(len(piece) / num_images) as values:
+            task(piece.to(device), [t.to(device) for t in piece_targets])
+        counted.append(values)
+    for buffer, before in zip(task.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return add_up(counted)

@@ -1,7 +1,7 @@
 """Terms of the training loss: a distillation loss with its weight and its course."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,20 +19,19 @@ MOST_CALIBRATION_STEPS = 50
 class AutoWeight(nn.Module):
     """A weight that gives a term its share of the detector's own loss, then stays as it is.
 
-    During calibration it is share * (sum of detector losses) / (sum of values of the term), within
-    1e-3..1e3. Everything it knows are buffers, so it is in the checkpoint.
+    During calibration it is share * (sum of detector losses) / (sum of values of the term) over
+    the steps before, within 1e-3..1e3; in the first step, of which nothing is known, it is 0.
+    Everything it knows are buffers, so it is in the checkpoint.
 
     Args:
         share: What the weighted term shall be, as a multiple of the detector's loss; > 0.
-        steps: Length of the calibration in optimiser steps, at least 1; every micro-batch of
-            these counts.
+        steps: Length of the calibration in optimiser steps, at least 1.
     """
 
     value: Tensor
     detector_sum: Tensor
     term_sum: Tensor
     seen: Tensor
-    latest: Tensor
 
     def __init__(self, share: float, steps: int) -> None:
         super().__init__()
@@ -41,29 +40,24 @@ class AutoWeight(nn.Module):
         for name in ("value", "detector_sum", "term_sum"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("latest", torch.full((), -1, dtype=torch.int64))
 
     @torch.no_grad()
-    def forward(self, detector_loss: Tensor, term: Tensor, *, step: int) -> Tensor:
-        """Return the weight for a batch, after learning from it if calibration still goes on.
+    def learn(self, detector_loss: Tensor, term: Tensor) -> None:
+        """Learn from a step, if calibration still goes on.
 
         Args:
-            detector_loss: Of this batch, a scalar.
-            term: Value of the term for this batch, unweighted, a scalar.
-            step: Of the stage, from 0; the micro-batches of a step have the same.
+            detector_loss: Of the whole batch, a scalar.
+            term: Value of the term for the same images, unweighted, a scalar.
         """
-        is_new = step != int(self.latest)
-        if self.training and not (is_new and int(self.seen) >= self.steps):
-            self.seen += is_new
-            self.latest.fill_(step)
-            self.detector_sum += detector_loss.float()
-            self.term_sum += term.float()
-            # The term may be 0; the bounds then decide.
-            least = torch.finfo(torch.float32).tiny
-            ratio = self.share * self.detector_sum / self.term_sum.clamp(min=least)
-            self.value.copy_(ratio.clamp(LEAST_WEIGHT, LARGEST_WEIGHT))
-        # A copy: the next micro-batch changes the buffer in place.
-        return self.value.clone()
+        if int(self.seen) >= self.steps:
+            return
+        self.seen += 1
+        self.detector_sum += detector_loss.float()
+        self.term_sum += term.float()
+        # The term may be 0; the bounds then decide.
+        least = torch.finfo(torch.float32).tiny
+        ratio = self.share * self.detector_sum / self.term_sum.clamp(min=least)
+        self.value.copy_(ratio.clamp(LEAST_WEIGHT, LARGEST_WEIGHT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +99,22 @@ class Term(nn.Module):
             else None
         )
 
+    @property
+    def prefix(self) -> str:
+        """What the names of its parts begin with; those of a detector's losses have no dot."""
+        return f"{self.name}."
+
+    def learn(self, parts: Mapping[str, Tensor]) -> None:
+        """Let an automatic weight learn from what a whole batch gave; a pause teaches nothing.
+
+        Args:
+            parts: Named values of the detector's losses and of all terms, scalars.
+        """
+        own = [value for name, value in parts.items() if name.startswith(self.prefix)]
+        if self.auto_weight is not None and own:
+            losses = [value for name, value in parts.items() if "." not in name]
+            self.auto_weight.learn(torch.stack(losses).sum(), torch.stack(own).sum())
+
     def course(self, progress: float) -> float:
         """Return the factor 0..1 of a moment; 0 outside start..stop.
 
@@ -144,12 +154,10 @@ class Term(nn.Module):
         if self.auto_weight is None:
             weight = value.new_tensor(self.settings.weight)
         else:
-            own = torch.stack([loss.detach() for loss in student.losses.values()]).sum()
-            step = round(progress * self.steps)
-            weight = self.auto_weight(own, value.detach(), step=step)
+            weight = self.auto_weight.value.clone()  # which changes in place after the step
         factor = weight * self.course(progress)
         return TermValue(
-            parts={f"{self.name}.{part}": one for part, one in parts.items()},
+            parts={f"{self.prefix}{part}": one for part, one in parts.items()},
             factor=factor,
             weighted=factor * value,
         )

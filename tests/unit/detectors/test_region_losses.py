@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 
+from distildet.detectors.balanced_sampler import BalancedSampler
 from distildet.detectors.region_losses import (
     SampledRegions,
     proposal_losses,
@@ -18,7 +19,7 @@ ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
 CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 PROPOSAL_MATCHER = Matcher(0.7, 0.3, allow_low_quality_matches=True)
 REGION_MATCHER = Matcher(0.5, 0.5)
-EVERYTHING = BalancedPositiveNegativeSampler(100, 0.5)
+EVERYTHING = BalancedSampler(number=100, foreground_share=0.5)
 
 
 def make_targets(
@@ -42,7 +43,12 @@ def proposal_losses_of(targets, logits=(0.0, 0.0, 0.0), sampler=EVERYTHING):
         activation="sigmoid",
     )
     found = proposal_losses(
-        prediction, [targets], matcher=PROPOSAL_MATCHER, sampler=sampler, box_coder=CODER
+        prediction,
+        [targets],
+        matcher=PROPOSAL_MATCHER,
+        sampler=sampler,
+        generators=[torch.Generator()],
+        box_coder=CODER,
     )
     return {name: value.item() for name, value in found.items()}
 
@@ -154,7 +160,13 @@ def test_target_boxes_are_among_the_regions_and_ignored_ones_are_not():
     proposals = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
     targets = make_targets([[0, 0, 10, 10]], [1], ignore=[[20, 20, 30, 29]])
 
-    (sampled,) = sample_regions([proposals], [targets], matcher=REGION_MATCHER, sampler=EVERYTHING)
+    (sampled,) = sample_regions(
+        [proposals],
+        [targets],
+        matcher=REGION_MATCHER,
+        sampler=EVERYTHING,
+        generators=[torch.Generator()],
+    )
 
     assert sampled.boxes.tolist() == [[0, 0, 10, 9], [40, 40, 50, 50], [0, 0, 10, 10]]
     assert sampled.matched.tolist() == [0, -1, 0]
@@ -166,6 +178,7 @@ def test_an_image_without_proposals_or_boxes_gives_no_regions():
         [make_targets(ignore=[[0, 0, 5, 5]])],
         matcher=REGION_MATCHER,
         sampler=EVERYTHING,
+        generators=[torch.Generator()],
     )
 
     assert sampled.boxes.shape == (0, 4)
@@ -179,7 +192,8 @@ def test_at_most_the_foreground_share_is_drawn_as_foreground():
         [torch.cat([proposals, others])],
         [make_targets([[0, 0, 10, 10]], [0])],
         matcher=REGION_MATCHER,
-        sampler=BalancedPositiveNegativeSampler(16, 0.25),
+        sampler=BalancedSampler(number=16, foreground_share=0.25),
+        generators=[torch.Generator()],
     )
 
     assert (sampled.matched >= 0).sum() == 4

@@ -8,6 +8,7 @@ from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import ConfigError, MissingPartError
 from distildet.losses.base import DistillationLoss, Needs
+from distildet.ops.reduce import batch_normaliser
 from distildet.registry import Registry
 from distildet.structures import DetectorOutput
 from distildet.testing import check_loss
@@ -90,6 +91,23 @@ class AddsUp(Sound):
         return {"feature": self.difference(student, teacher).square().mean((1, 2, 3)).sum()}
 
 
+class CountsItsOwnPart(Sound):
+    """Divides by something of the batch, but of this part alone."""
+
+    def forward(self, student, teacher, batch, targets):
+        square = self.difference(student, teacher).square()
+        return {"feature": square.sum() / (teacher.features["P3"] > 0).sum()}
+
+
+class CountsWithoutSayingSo(Sound):
+    counts_over_batch = False
+
+    def forward(self, student, teacher, batch, targets):
+        square = self.difference(student, teacher).square()
+        count = (teacher.features["P3"] > 0).sum().float()
+        return {"feature": square.sum() / batch_normaliser(count)}
+
+
 class PrefersTheFirst(Sound):
     def forward(self, student, teacher, batch, targets):
         return {"feature": self.difference(student, teacher)[0].square().mean()}
@@ -148,6 +166,8 @@ FAULTY = [
     (HasNoGraph, "images without boxes give a finite value with a graph"),
     (HasNoGraph, "20 steps of training reduce it"),
     (AddsUp, "a batch that is doubled keeps the value"),
+    (CountsItsOwnPart, "micro-batches give the value of the whole batch"),
+    (CountsWithoutSayingSo, "counts_over_batch says whether it counts"),
     (PrefersTheFirst, "the order of the images does not matter"),
     (NeedsBoxes, "images without boxes give a finite value with a graph"),
     (ReadsMore, "forward reads the parts in `needs`, all and no others"),

@@ -60,12 +60,34 @@ def test_the_value_is_the_sum_of_the_parts_times_weight_and_course(term):
     assert value.weighted.item() == 10.0
 
 
-def test_an_automatic_weight_gives_the_term_its_share(term):
-    # The detector's loss is 5, the term 5 + 3: weight 5 / 8 of half the share.
-    value = term(weight="auto", share=0.5)(output(5.0), DetectorOutput(), None, (), progress=0.0)
+def test_an_automatic_weight_gives_the_term_its_share_from_the_second_step_on(term):
+    automatic = term(weight="auto", share=0.5)
+    first = automatic(output(5.0), DetectorOutput(), None, (), progress=0.0)
 
-    assert value.weighted.item() == pytest.approx(2.5)
-    assert value.factor.item() == pytest.approx(0.5 * 5 / 8)
+    automatic.learn({"box": torch.tensor(5.0), **first.parts})
+
+    # The detector's loss is 5, the term 5 + 3: weight 5 / 8 of half the share.
+    second = automatic(output(5.0), DetectorOutput(), None, (), progress=0.1)
+    assert first.weighted.item() == 0.0
+    assert second.weighted.item() == pytest.approx(2.5)
+    assert second.factor.item() == pytest.approx(0.5 * 5 / 8)
+
+
+def test_a_step_without_the_term_teaches_nothing(term):
+    automatic = term(weight="auto")
+
+    automatic.learn({"box": torch.tensor(5.0), "other.feature": torch.tensor(3.0)})
+
+    assert automatic.auto_weight.seen.item() == 0
+
+
+def test_a_fixed_weight_learns_nothing(term):
+    fixed = term(weight=2.0)
+
+    fixed.learn({"box": torch.tensor(5.0), "two.own": torch.tensor(3.0)})
+
+    value = fixed(output(1.0), DetectorOutput(), None, (), progress=0.0)
+    assert value.factor.item() == 2.0
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, 1), (19, 1), (20, 2), (400, 40), (9000, 50)])
@@ -73,23 +95,12 @@ def test_calibration_is_a_tenth_of_the_stage_and_at_most_50_steps(term, steps, e
     assert term(steps=steps, weight="auto").auto_weight.steps == expected
 
 
-@pytest.mark.parametrize("steps", [20, 7919])
-def test_micro_batches_do_not_shorten_the_calibration(term, steps):
-    calibrated = term(steps=steps, weight="auto")
-
-    for step in range(3):
-        for _ in range(4):
-            calibrated(output(2.0), DetectorOutput(), None, (), progress=step / steps)
-
-    # Two steps of 20, or three so far, four micro-batches each, in which the detector's loss is 2.
-    assert calibrated.auto_weight.detector_sum.item() == 8.0 * min(3, max(1, steps // 10))
-
-
-def calibrate(weight, pairs, first=0):
-    return [
-        weight(torch.tensor(own), torch.tensor(term), step=step).item()
-        for step, (own, term) in enumerate(pairs, start=first)
-    ]
+def calibrate(weight, pairs):
+    found = []
+    for own, term in pairs:
+        weight.learn(torch.tensor(own), torch.tensor(term))
+        found.append(weight.value.item())
+    return found
 
 
 def test_the_weight_follows_the_sums_and_then_stays():
@@ -108,15 +119,6 @@ def test_the_weight_stays_within_its_bounds(own, term, expected):
     assert calibrate(AutoWeight(1.0, steps=1), [(own, term)]) == pytest.approx([expected])
 
 
-def test_nothing_is_learned_in_eval_mode():
-    weight = AutoWeight(1.0, steps=5)
-    calibrate(weight, [(2.0, 1.0)])
-
-    weight.eval()
-
-    assert calibrate(weight, [(9.0, 1.0)]) == [2.0]
-
-
 def test_a_weight_goes_on_from_its_state():
     weight, other = AutoWeight(1.0, steps=2), AutoWeight(1.0, steps=2)
     calibrate(weight, [(3.0, 1.0)])
@@ -124,18 +126,8 @@ def test_a_weight_goes_on_from_its_state():
     other.load_state_dict(weight.state_dict())
 
     pairs = [(1.0, 7.0), (9.0, 1.0)]
-    found = [calibrate(one, pairs, first=1) for one in (other, weight)]
+    found = [calibrate(one, pairs) for one in (other, weight)]
     assert found == [[0.5, 0.5], [0.5, 0.5]]
-
-
-def test_a_weight_goes_on_within_a_step_from_its_state():
-    weight, other = AutoWeight(1.0, steps=1), AutoWeight(1.0, steps=1)
-    calibrate(weight, [(3.0, 1.0)])
-
-    other.load_state_dict(weight.state_dict())
-
-    # The second micro-batch of step 0 counts, that of step 1 does not: (3 + 1) / (1 + 7).
-    assert calibrate(other, [(1.0, 7.0), (9.0, 1.0)]) == [0.5, 0.5]
 
 
 def test_a_loss_that_comes_again_gets_a_number():
