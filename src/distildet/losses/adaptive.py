@@ -132,7 +132,7 @@ class Adaptive(DistillationLoss):
             taking_part = _taking_part(priors, batch, targets)[:, :, None]  # [b n 1]
             # Logarithms of probabilities near 0 and 1, and sums over 1e6 of them: float32.
             chosen = logits.index_select(2, self.own_labels).float()  # [b n k]
-            wanted = teacher_logits.detach().index_select(2, self.guide_labels).float()  # [b n k]
+            wanted = teacher_logits.index_select(2, self.guide_labels).float()  # [b n k]
             divergence = adaptive_divergence(
                 chosen, wanted, form=self.form, beta=self.beta, gamma=self.gamma
             )

@@ -105,10 +105,11 @@ def test_where_the_teacher_sees_nothing_the_normaliser_is_1_an_image(dense_spec,
     ],
 )
 def test_the_value_equals_a_loop_over_the_priors_on_the_image(dense_spec, batch_of, options):
-    # The centres of the second image's priors: on it, right of it, below it, on its last row.
+    # The centres of the second image's priors: on it, right of it, below it, on its last row,
+    # and left of every image.
     torch.manual_seed(0)
-    student, teacher = 2 * torch.randn(2, 2, 4, 2)
-    priors = priors_at((0, 0), (20, 4), (4, 9), (19, 8))
+    student, teacher = 2 * torch.randn(2, 2, 5, 2)
+    priors = priors_at((0, 0), (20, 4), (4, 9), (19, 8), (-1, 4))
     batch = batch_of(((24, 32), (9, 20)), (24, 32))
     shown = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 3)]
     pairs = [(student[b, n, k], teacher[b, n, k]) for b, n in shown for k in range(2)]
@@ -155,13 +156,16 @@ def test_classes_meet_by_name_and_others_take_no_part(dense_spec, batch_of):
     assert student.grad.ne(0).tolist() == [[[False, True, True]]]
 
 
-@pytest.mark.parametrize(("origin", "taking_part"), [("human", [0, 2]), ("teacher", [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("origin", "taking_part"), [("human", [0, 2, 3]), ("teacher", [0, 1, 2, 3])]
+)
 def test_priors_inside_ignore_regions_of_humans_take_no_part(
     dense_spec, batch_of, origin, taking_part
 ):
-    # The second centre lies inside one of the regions, the third on the border of the other.
-    priors = (priors_at((2, 2), (8, 8), (20, 4)),)
-    student, teacher = torch.tensor([[[0.0], [1.0], [2.0]]]), torch.tensor([[[1.0], [-1], [0.5]]])
+    # The second centre lies inside one of the regions, the last two on borders of the other.
+    priors = (priors_at((2, 2), (8, 8), (20, 4), (30, 4)),)
+    student = torch.tensor([[[0.0], [1.0], [2.0], [3.0]]])
+    teacher = torch.tensor([[[1.0], [-1.0], [0.5], [1.0]]])
     regions = [6.0, 6.0, 9.0, 9.0], [20.0, 0.0, 30.0, 8.0]
 
     value = Adaptive(dense_spec("a"), dense_spec("a"))(
@@ -249,7 +253,7 @@ def test_half_precision_logits_are_compared_in_float32(dense_spec, batch_of):
     )["classification"]
 
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(naive([(-4.0, 4.0)] * 2, images=1), rel=1e-3)
+    assert value.item() == pytest.approx(naive([(-4.0, 4.0)] * 2, images=1), rel=1e-5)
 
 
 def test_what_follows_from_the_class_lists_is_not_in_the_checkpoint(dense_spec):
