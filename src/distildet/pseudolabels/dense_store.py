@@ -84,9 +84,9 @@ class DenseStore:
         start = index * self.shard_size
         return range(start, min(start + self.shard_size, self.num_views))
 
-    def missing_shards(self, among: Sequence[int]) -> list[int]:
-        """Return which of some shards are not there, are damaged, or belong to another work."""
-        return [index for index in among if not self._is_whole(self._shard(index))]
+    def has_shard(self, index: int) -> bool:
+        """Tell whether a shard is there, whole, and of this work; all of it is read for that."""
+        return self._is_whole(self._shard(index))
 
     @property
     def layout(self) -> DenseLayout | None:

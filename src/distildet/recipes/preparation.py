@@ -17,6 +17,7 @@ from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import RunData, load_run_data
 from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig, TrainStage
 from distildet.recipes.student import initial_student, student_options
+from distildet.recipes.teacher_cache import refuse_uncached
 from distildet.specs import DetectorSpec
 from distildet.training.interruption import Interruption
 
@@ -201,6 +202,8 @@ def _refuse_misfits(
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)
+            if stage.teacher_cache is not None:
+                refuse_uncached(term.loss)
             teacher = context.teachers[0].detector.spec
             reason = misfit(term.loss, student, teacher, term.options)
             if reason is not None:

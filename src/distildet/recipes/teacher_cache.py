@@ -1,36 +1,28 @@
 """The teacher's predictions of the views of a stage: stored once, then read at every step."""
 
-import copy
-import itertools
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distildet import artefacts
 from distildet.data.fixed_views import fixed_views, view_batches
 from distildet.data.loader import Draw, Stream
 from distildet.data.transforms import Augmentation
 from distildet.detectors.base import Detector
-from distildet.errors import ConfigError, ResourceError
+from distildet.errors import ConfigError
 from distildet.losses.base import LOSSES
-from distildet.ops.processes import from_first, gather, own_share, rank, wait_for_all
+from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.cached_teacher import CACHED_PARTS, CachedTeacher
-from distildet.pseudolabels.dense_codes import DenseLayout, encode_dense, layout_of
 from distildet.pseudolabels.dense_store import DenseStore
+from distildet.recipes.cache_filling import fill_cache
 from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.run_context import RunContext
-from distildet.structures import DENSE, ImageBatch
 
 CACHE = "teacher-cache"
 SHARD_SIZE = 64
 """Views a shard: what a kill can cost is at most this many forward passes."""
-
-# Batches of views by their places among all views -> the batches.
-_Batches = Callable[[Sequence[range]], Iterator[ImageBatch]]
 
 
 def refuse_uncached(loss: str) -> None:
@@ -98,22 +90,18 @@ def cached_teacher(
         "boxes_fingerprint": _boxes_fingerprint(streams),
     }
     store = _opened(folder / CACHE, settings, teacher.detector, draws)
-    missing = _missing(store)
-    # Asked of the first process alone, which would soon change the answer for the others.
-    if from_first(bool(missing) or store.layout is None):
-        _fill(
-            context,
-            store,
-            missing,
-            lambda places: view_batches(
-                [[draws[place] for place in part] for part in places],
-                image_size=image_size,
-                augmentation=augmentation,
-                workers=context.recipe.data.workers,
-            ),
-            batch_size=batch_size,
-            top_k=config.top_k,
-        )
+    fill_cache(
+        context,
+        store,
+        lambda parts: view_batches(
+            [[draws[place] for place in part] for part in parts],
+            image_size=image_size,
+            augmentation=augmentation,
+            workers=context.recipe.data.workers,
+        ),
+        batch_size=batch_size,
+        top_k=config.top_k,
+    )
     return CachedTeacher(teacher.detector.spec, store)
 
 
@@ -123,7 +111,7 @@ def remove_cache(folder: Path) -> None:
     Args:
         folder: Of the stage.
     """
-    if rank() == 0 and (folder / CACHE).exists():
+    if (folder / CACHE).exists():
         artefacts.remove_folder(folder / CACHE)
 
 
@@ -137,129 +125,21 @@ def _boxes_fingerprint(streams: Sequence[tuple[Stream, int]]) -> str:
 def _opened(
     folder: Path, settings: dict[str, Any], teacher: Detector, draws: Sequence[Draw]
 ) -> DenseStore:
-    """Return the store, which the first process begins or refuses before others look at it."""
-    if rank() == 0:
+    """Return the store, which the first process begins, or refuses, before others look at it."""
+
+    def open_store() -> DenseStore:
+        return DenseStore(
+            folder,
+            settings=settings,
+            classes=teacher.spec.classes,
+            view_ids=[draw.view_id for draw in draws],
+            shard_size=SHARD_SIZE,
+        )
+
+    def begin() -> None:
         for place in (folder, folder / "shards"):
             artefacts.remove_partial(place)
-    else:
-        wait_for_all()
-    store = DenseStore(
-        folder,
-        settings=settings,
-        classes=teacher.spec.classes,
-        view_ids=[draw.view_id for draw in draws],
-        shard_size=SHARD_SIZE,
-    )
-    if rank() == 0:
-        wait_for_all()
-    return store
+        open_store()
 
-
-def _missing(store: DenseStore) -> list[int]:
-    """Return the missing shards of all; each process verifies its share."""
-    found = gather(store.missing_shards(own_share(range(store.num_shards))))
-    return sorted(index for part in found for index in part)
-
-
-def _fill(
-    context: RunContext,
-    store: DenseStore,
-    missing: Sequence[int],
-    batches: _Batches,
-    *,
-    batch_size: int,
-    top_k: int,
-) -> None:
-    # A copy: the original must not be moved, see `train_stage`.
-    detector = copy.deepcopy(context.teachers[0].detector).eval().to(context.device)
-    detector = detector.to(memory_format=torch.channels_last)
-    layout = _layout(detector, store, batches, context.device, top_k)
-    _tell_size(context, store, missing, layout.view_bytes)
-    # Batches never span shards: which views the teacher sees together does not depend on where an
-    # earlier call stopped.
-    parts = {index: _parts(store.views_of(index), batch_size) for index in own_share(missing)}
-    total = sum(len(part) for split in parts.values() for part in split)
-    loaded = batches([part for split in parts.values() for part in split])
-    done = 0
-    for index, split in parts.items():
-        stored = []
-        for batch in itertools.islice(loaded, len(split)):
-            context.interruption.raise_if_requested()
-            stored += _predicted(detector, batch, context.device, top_k)
-            done += len(batch)
-            context.progress.advance(context.work(store.folder), done, total)
-        columns = {name: torch.cat([part[name] for part in stored]) for name in stored[0]}
-        store.write_shard(index, columns)
-    wait_for_all()
-
-
-def _parts(places: range, size: int) -> list[range]:
-    return [places[start : start + size] for start in range(0, len(places), size)]
-
-
-def _layout(
-    detector: Detector, store: DenseStore, batches: _Batches, device: torch.device, top_k: int
-) -> DenseLayout:
-    """Return what all predictions have in common; the first process writes it where it is new."""
-    layout = store.layout
-    if layout is None:
-        # Every process finds it out for itself: it does not depend on the images.
-        batch = next(batches([range(1)]))
-        with torch.inference_mode():
-            layout = layout_of(detector(batch.to(device), want={DENSE}).dense, top_k)
-        if rank() == 0:
-            store.write_layout(layout)
-    return layout
-
-
-def _tell_size(
-    context: RunContext, store: DenseStore, missing: Sequence[int], view_bytes: int
-) -> None:
-    """Say what the cache will take.
-
-    Raises:
-        ResourceError: The disk has less.
-    """
-    needed = view_bytes * sum(len(store.views_of(index)) for index in missing)
-    free = from_first(shutil.disk_usage(store.folder).free)
-    if needed > free:
-        raise ResourceError(
-            f"{store.folder}: the teacher's predictions of {store.num_views} views will take "
-            f"{_gigabytes(needed)} GB more, and {_gigabytes(free)} GB of the disk are free. Free "
-            "some space and run the same command again; or choose another --out, fewer "
-            "teacher_cache.views, a teacher_cache.top_k such as 1000, or no cache."
-        )
-    context.progress.message(
-        f"Teacher cache: {store.num_views} views of {view_bytes / 1e6:.3g} MB each take "
-        f"{_gigabytes(view_bytes * store.num_views)} GB in {store.folder} until the stage is done."
-    )
-
-
-def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g}"
-
-
-def _predicted(
-    detector: Detector, batch: ImageBatch, device: torch.device, top_k: int
-) -> list[dict[str, Tensor]]:
-    """Return what is stored of a batch, in parts that fit into the memory.
-
-    Raises:
-        ResourceError: The memory is too small for a single image.
-    """
-    try:
-        with torch.inference_mode():
-            dense = detector(batch.to(device), want={DENSE}).dense
-            return [encode_dense(dense, batch.image_ids, top_k=top_k)]
-    except torch.OutOfMemoryError as error:
-        if len(batch) == 1:
-            height, width = batch.pixels.shape[2:]
-            raise ResourceError(
-                f"The memory of {device} is too small for the teacher to see the image "
-                f"{batch.image_ids[0]} at {height}x{width} pixels. Free memory, or use a smaller "
-                "image size."
-            ) from error
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    parts = (batch.part(0, half), batch.part(half, len(batch)))
-    return [one for part in parts for one in _predicted(detector, part, device, top_k)]
+    on_first(begin)
+    return open_store()

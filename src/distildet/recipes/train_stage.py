@@ -1,7 +1,7 @@
 """The train stage: streams of images with their targets train the student."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from distildet.recipes.run_folder import STUDENT, is_done, write_done
 from distildet.recipes.schema import LabelStage, TrainStage
 from distildet.recipes.streams import Stream as StreamName
 from distildet.recipes.student import initial_student
+from distildet.recipes.teacher_cache import cached_teacher, remove_cache
 from distildet.training.loop import Trainer
 from distildet.training.settings import TrainSettings
 from distildet.training.task import Task
@@ -43,9 +44,9 @@ def run_train_stage(
     """Train the student through one stage.
 
     Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
-    distills. Produces `student/` (bundle
-    with averaged weights), `checkpoints/`, `metrics.jsonl`. A rerun goes on from the newest
-    checkpoint that verifies.
+    distills. Produces `student/` (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`,
+    and until it is done `teacher-cache/` where the recipe asks for it. A rerun goes on from the
+    newest checkpoint that verifies.
 
     Args:
         context: Of the run.
@@ -57,6 +58,7 @@ def run_train_stage(
         labels: Folder and settings of the label stage before, if any.
     """
     if is_done(folder):
+        remove_cache(folder)
         return
     streams = [
         (_stream(context, stage, name, labels, seed), count)
@@ -65,7 +67,11 @@ def run_train_stage(
     settings = _settings(stage, seed, folder.name, steps)
     work = context.work(folder)
     trainer = Trainer(
-        _task(context, initial_student(context, stage, seed, previous), settings),
+        _task(
+            initial_student(context, stage, seed, previous),
+            _teacher(context, stage, streams, folder, settings),
+            settings,
+        ),
         settings,
         folder,
         batches=lambda start, stop: training_batches(
@@ -76,6 +82,7 @@ def run_train_stage(
             start_step=start,
             stop_step=stop,
             workers=context.recipe.data.workers,
+            num_views=None if stage.teacher_cache is None else stage.teacher_cache.views,
         ),
         evaluate=None
         if context.data.validation is None
@@ -97,15 +104,39 @@ def run_train_stage(
             "images_seen": {stream.name: count * steps for stream, count in streams},
         },
     )
+    remove_cache(folder)
 
 
-def _task(context: RunContext, student: Detector, settings: TrainSettings) -> Task:
-    if not settings.terms:
+def _task(student: Detector, teacher: Detector | None, settings: TrainSettings) -> Task:
+    if teacher is None:
         return Task(student)
+    return Task(student, teacher, build_terms(settings, student.spec, teacher.spec))
+
+
+def _teacher(
+    context: RunContext,
+    stage: TrainStage,
+    streams: Sequence[tuple[Stream, int]],
+    folder: Path,
+    settings: TrainSettings,
+) -> Detector | None:
+    """Return the teacher of a stage that distills, or what it has said beforehand."""
+    if not settings.terms:
+        return None
+    if stage.teacher_cache is not None:
+        return cached_teacher(
+            context,
+            stage.teacher_cache,
+            streams,
+            folder,
+            seed=settings.seed,
+            steps=settings.steps,
+            augmentation=_augmentation(stage),
+            batch_size=stage.batch_size // stage.accumulate,
+        )
     # A copy: a stage that is done already when a run goes on would not have moved the original to
     # this device and memory layout, and later stages would round in another way.
-    teacher = copy.deepcopy(context.teachers[0].detector)
-    return Task(student, teacher, build_terms(settings, student.spec, teacher.spec))
+    return copy.deepcopy(context.teachers[0].detector)
 
 
 def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, float | None]:

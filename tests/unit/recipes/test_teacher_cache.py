@@ -1,0 +1,464 @@
+"""A stage learns from stored predictions what it would learn from the teacher itself."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distildet.classes import ClassList
+from distildet.data.loader import (
+    Stream,
+    TrainingSample,
+    targets_from_annotations,
+    training_batches,
+)
+from distildet.data.transforms import Augmentation
+from distildet.detectors.bundle import save_detector
+from distildet.detectors.fcos import FCOS
+from distildet.detectors.retinanet import RetinaNet
+from distildet.errors import ConfigError, DataError, InterruptedRunError, ResourceError, StoreError
+from distildet.losses.adaptive import Adaptive
+from distildet.recipes.cache_schema import TeacherCacheConfig
+from distildet.recipes.load import load_recipe
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_data import load_run_data
+from distildet.recipes.teacher_cache import CACHE, cached_teacher, refuse_uncached
+from distildet.recipes.train_stage import run_train_stage
+from distildet.structures import DENSE
+from distildet.training.interruption import interruptible
+
+CLASSES = ClassList(("car", "no"))
+VARIED = Augmentation()
+CPU = torch.device("cpu")
+SMALL = {
+    "backbone": "test_efficientnet",
+    "image_size": 32,
+    "backbone_levels": ("C3", "C4"),
+    "extra_levels": 0,
+    "neck_channels": 8,
+    "head_depth": 1,
+}
+
+RECIPE = """
+name: cached
+data:
+  image_size: 32
+  workers: 0
+  labeled: {{format: coco, images: images, annotations: labels.json}}
+teachers: [{{detector: {teacher}}}]
+student:
+  detector: {family}
+  backbone: test_efficientnet
+  pretrained: false
+  backbone_levels: [C3, C4]
+  extra_levels: 0
+  neck_channels: 8
+  head_depth: 1
+stages:
+  - stage: train
+    steps: 4
+    batch_size: 3
+    checkpoint_every: 2
+    optimizer: {{lr: 1e-3}}
+    distill: [{{loss: adaptive}}]
+    teacher_cache: {{views: 2}}
+"""
+
+
+class Listener:
+    """Progress that keeps what it is told."""
+
+    def __init__(self):
+        self.messages = []
+        self.counts = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def advance(self, work, done, total, values=None):
+        self.counts.append((work, done, total))
+
+
+def bundle(folder, family):
+    torch.manual_seed(0)
+    detector = {"retinanet": RetinaNet, "fcos": FCOS}[family](CLASSES, head_norm="none", **SMALL)
+    # Spread, as the logits of a trained head are.
+    for layer in detector.head.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.weight, std=0.5)
+    save_detector(detector, folder)
+    return Teacher(folder)
+
+
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers")
+    return {family: bundle(folder / family, family) for family in ("retinanet", "fcos")}
+
+
+@pytest.fixture
+def family():
+    return "retinanet"
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five images of noise, two of them upright, each with one box."""
+    (tmp_path / "images").mkdir()
+    generator = np.random.default_rng(0)
+    sizes = [(30, 40), (40, 30), (36, 36), (24, 48), (48, 24)]
+    names = [f"{index}.png" for index in range(5)]
+    for name, size in zip(names, sizes, strict=True):
+        pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    document = {
+        "images": [
+            {"id": i, "file_name": name, "height": size[0], "width": size[1]}
+            for i, (name, size) in enumerate(zip(names, sizes, strict=True))
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 15, 12], "iscrowd": 0}
+            for i in range(5)
+        ],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "no"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(document))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def listener():
+    return Listener()
+
+
+@pytest.fixture
+def context(teachers, family, images, listener, tmp_path):
+    teacher = teachers[family]
+    text = RECIPE.format(teacher=teacher.path, family=family)
+    (tmp_path / "recipe.yaml").write_text(text)
+    recipe = load_recipe(tmp_path / "recipe.yaml", ())
+    with interruptible() as interruption:
+        yield RunContext(
+            recipe=recipe,
+            data=load_run_data(recipe.data),
+            classes=CLASSES,
+            out=tmp_path / "run",
+            device=CPU,
+            interruption=interruption,
+            progress=listener,
+            teachers=(teacher,),
+        )
+
+
+@pytest.fixture
+def stage_folder(tmp_path):
+    return tmp_path / "run" / "01-train"
+
+
+@pytest.fixture
+def streams(context):
+    """All images with their boxes, three in a batch."""
+    samples = tuple(
+        TrainingSample(sample=s, targets=targets_from_annotations(s.annotations, 2))
+        for s in context.data.labeled.samples
+    )
+    return [(Stream(name="labeled", samples=samples), 3)]
+
+
+@pytest.fixture
+def cached(context, streams, stage_folder):
+    def make(views=2, top_k=0, seed=0, steps=4, augmentation=VARIED, streams=streams):
+        return cached_teacher(
+            context,
+            TeacherCacheConfig(views=views, top_k=top_k),
+            streams,
+            stage_folder,
+            seed=seed,
+            steps=steps,
+            augmentation=augmentation,
+            batch_size=2,
+        )
+
+    return make
+
+
+@pytest.fixture
+def batches(streams):
+    """The first four steps: two passes and a bit more."""
+    drawn = training_batches(
+        streams,
+        seed=0,
+        image_size=32,
+        augmentation=VARIED,
+        start_step=0,
+        stop_step=4,
+        workers=0,
+        num_views=2,
+    )
+    return list(drawn)
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_the_loss_of_every_batch_is_that_of_the_teacher_itself(
+    cached, batches, context, teachers, family
+):
+    live = teachers[family].detector.eval()
+    stored = cached()
+    torch.manual_seed(1)
+    student = type(live)(CLASSES, **SMALL).eval()
+    loss = Adaptive(student.spec, stored.spec)
+
+    with torch.no_grad():
+        pairs = [
+            [
+                loss(student(batch, want={DENSE}), guide(batch, want={DENSE}), batch, targets)
+                for guide in (stored, live)
+            ]
+            for batch, targets in batches
+        ]
+
+    values = torch.tensor([[one["classification"] for one in pair] for pair in pairs])
+    assert (values[:, 1] > 1e-3).all()
+    # Halves round each logit by at most 2**-11 of itself, and the loss goes with its third power.
+    torch.testing.assert_close(values[:, 0], values[:, 1], rtol=3 * 2**-11, atol=0)
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos"])
+def test_every_number_is_that_of_the_teacher_itself_as_a_half(cached, batches, teachers, family):
+    live = teachers[family].detector.eval()
+    stored = cached()
+
+    for batch, _ in batches:
+        with torch.no_grad():
+            wanted = live(batch, want={DENSE}).dense
+        read = stored(batch, want={DENSE}).dense
+        assert all(torch.equal(a, b) for a, b in zip(read.priors, wanted.priors, strict=True))
+        for name in ("logits", "box_codes"):
+            for one, other in zip(getattr(read, name), getattr(wanted, name), strict=True):
+                torch.testing.assert_close(one, other, rtol=2**-11, atol=1e-5)
+
+
+def test_a_loss_from_a_few_logits_is_near_that_from_all(cached, batches, context, stage_folder):
+    batch, targets = batches[0]
+    torch.manual_seed(1)
+    student = RetinaNet(CLASSES, **SMALL).eval()
+    whole = cached()
+    full = whole(batch, want={DENSE})
+    shutil.rmtree(stage_folder)
+    part = cached(top_k=400)(batch, want={DENSE})
+    loss = Adaptive(student.spec, whole.spec, gamma=0.0, beta=0.0)
+
+    with torch.no_grad():
+        own = student(batch, want={DENSE})
+        near, exact = (loss(own, guide, batch, targets) for guide in (part, full))
+
+    assert near["classification"] == pytest.approx(float(exact["classification"]), rel=0.2)
+
+
+def test_the_size_is_told_beforehand_and_exact(cached, listener, stage_folder):
+    cached()
+
+    shard = stage_folder / CACHE / "shards" / "shard-00000.safetensors"
+    # Levels of 4x4 and 2x2 locations with 9 anchors, each with 2 classes and 4 codes of 2 bytes.
+    view_bytes = (16 + 4) * 9 * 6 * 2
+    assert listener.messages == [
+        f"Teacher cache: 10 views of {view_bytes / 1e6:.3g} MB take 2.16e-05 GB in "
+        f"{stage_folder / CACHE} until the stage is done."
+    ]
+    # The header of the file is short.
+    assert 0 < shard.stat().st_size - 10 * view_bytes < 300
+
+
+def test_progress_ends_with_the_last_view(cached, listener):
+    cached()
+
+    assert listener.counts == [("01-train/teacher-cache", n, 10) for n in (2, 4, 6, 8, 10)]
+
+
+def test_a_finished_cache_is_read_and_not_made_again(cached, listener, stage_folder):
+    cached()
+    before = contents(stage_folder)
+    listener.messages.clear()
+
+    cached()
+
+    assert contents(stage_folder) == before
+    assert listener.messages == []
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "layout.safetensors",
+        "layout.json",
+        "shards/shard-00000.safetensors",
+        "shards/shard-00000.json",
+        "manifest.json",
+    ],
+)
+def test_what_is_lost_is_made_again_with_the_same_bytes(cached, stage_folder, lost):
+    cached()
+    before = contents(stage_folder)
+    (stage_folder / CACHE / lost).unlink()
+
+    cached()
+
+    assert contents(stage_folder) == before
+
+
+def test_what_a_killed_process_left_is_removed(cached, stage_folder):
+    cached()
+    before = contents(stage_folder)
+    (stage_folder / CACHE / "shards" / ".partial-0123").write_bytes(b"half a shard")
+
+    cached()
+
+    assert contents(stage_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"settings\.seed was 0 and is 1"),
+        ({"views": 1}, r"settings\.views was 2 and is 1"),
+        ({"top_k": 5}, r"settings\.top_k was 0 and is 5"),
+        ({"augmentation": None}, r"settings\.augmentation was \{'flip'"),
+        ({"steps": 1}, "num_images was 10 and is 5"),
+    ],
+)
+def test_other_work_in_the_same_folder_is_refused(cached, change, message):
+    cached()
+
+    with pytest.raises(StoreError, match=message):
+        cached(**change)
+
+
+def test_views_around_other_boxes_are_other_work(cached, streams):
+    cached()
+    stream, count = streams[0]
+    first = stream.samples[0]
+    moved = replace(first, targets=replace(first.targets, boxes=first.targets.boxes + 1))
+    other = replace(stream, samples=(moved, *stream.samples[1:]))
+
+    with pytest.raises(StoreError, match=r"settings\.boxes_fingerprint was"):
+        cached(streams=[(other, count)])
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_stored(
+    cached, monkeypatch, stage_folder
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+
+    with pytest.raises(ResourceError, match=r"10 views need 2\.16e-05 GB more, and 0 GB"):
+        cached()
+
+    assert not (stage_folder / CACHE / "shards").exists()
+
+
+def test_an_image_that_cannot_be_decoded_ends_the_work(cached, streams, images):
+    (images / "3.png").write_bytes(b"")
+
+    with pytest.raises(DataError, match=r"3\.png: the file is empty"):
+        cached()
+
+
+def test_an_interrupted_work_goes_on(cached, context, stage_folder):
+    context.interruption.signal = signal.SIGTERM
+
+    with pytest.raises(InterruptedRunError):
+        cached()
+    context.interruption.signal = None
+    cached()
+
+    assert len(contents(stage_folder / CACHE / "shards")) == 2
+
+
+def test_the_weights_of_the_teacher_are_left_alone(cached, teachers):
+    before = {
+        name: value.clone() for name, value in teachers["retinanet"].detector.state_dict().items()
+    }
+
+    cached()
+
+    after = teachers["retinanet"].detector.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_memory_that_runs_out_halves_the_batch(cached, teachers, batches, monkeypatch):
+    expected = cached()(batches[0][0], want={DENSE}).dense
+    detector = type(teachers["retinanet"].detector)
+    forward = detector.forward
+
+    def small_memory(self, batch, *args, **kwargs):
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError
+        return forward(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(detector, "forward", small_memory)
+    (cached()._store.folder / "shards" / "shard-00000.json").unlink()
+
+    read = cached()(batches[0][0], want={DENSE}).dense
+
+    for one, other in zip(read.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_too_small_for_one_image_is_named(cached, teachers, monkeypatch):
+    cached(steps=1)
+    (cached(steps=1)._store.folder / "shards" / "shard-00000.json").unlink()
+
+    def no_memory(self, batch, *args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(teachers["retinanet"].detector), "forward", no_memory)
+
+    with pytest.raises(ResourceError, match=r"too small for the teacher to see the image 0\.png"):
+        cached(steps=1)
+
+
+def test_losses_that_need_more_are_refused_by_name():
+    with pytest.raises(
+        ConfigError,
+        match=r"'dense', and the loss 'feature-imitation' needs its features\.neck.*: adaptive",
+    ):
+        refuse_uncached("feature-imitation")
+
+
+def test_losses_that_need_no_more_pass():
+    refuse_uncached("adaptive")
+
+
+def train(context, folder, steps=4):
+    run_train_stage(
+        context, context.recipe.stages[0], folder, seed=0, steps=steps, previous=None, labels=None
+    )
+
+
+def test_a_stage_learns_from_its_cache_and_deletes_it(context, stage_folder, monkeypatch):
+    train(context, stage_folder)
+
+    lines = (stage_folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert all(record["adaptive.classification"] > 0 for record in records[:4])
+    assert not (stage_folder / CACHE).exists()
+    assert (stage_folder / "DONE").exists()
+
+
+def test_a_cache_that_outlived_its_stage_is_deleted(context, stage_folder):
+    train(context, stage_folder)
+    (stage_folder / CACHE).mkdir()
+
+    train(context, stage_folder)
+
+    assert not (stage_folder / CACHE).exists()
