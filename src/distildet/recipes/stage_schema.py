@@ -193,7 +193,7 @@ class TrainStage(Section):
     accumulate: Annotated[Integer, Field(ge=1)] = Field(
         default=1,
         description="Parts in which a batch is computed one after the other, to save memory. "
-        "Losses normalised over the batch (FCOS, Faster R-CNN) then count each part by itself.",
+        "The losses stay those of the whole batch; BatchNorm in train mode sees each part alone.",
     )
     optimizer: OptimizerConfig = Field(description="How the weights are updated.")
     schedule: ScheduleConfig = Field(
