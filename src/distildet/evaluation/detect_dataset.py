@@ -11,13 +11,14 @@ from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import Plan, evaluation_batches, plan_batches
 from distildet.detectors.base import Detector
 from distildet.errors import DataError, ResourceError
+from distildet.ops.precision import Precision, network_precision
 from distildet.ops.processes import num_processes
 from distildet.ops.shared_work import share_out
 from distildet.structures import DETECTIONS, Detections, ImageBatch
 
 
 def predictor(
-    detector: Detector, device: torch.device
+    detector: Detector, device: torch.device, precision: Precision = "fp32"
 ) -> Callable[[ImageBatch], tuple[Detections, ...]]:
     """Return a function from a batch to its detections, for a detector in eval mode.
 
@@ -27,6 +28,7 @@ def predictor(
     Args:
         detector: Moved to the device and put into eval mode.
         device: Where to compute.
+        precision: What the network computes in; boxes and scores are float32 in any case.
 
     Raises:
         ResourceError: When called: the memory is too small for a single image.
@@ -42,7 +44,9 @@ def predictor(
         while start < len(batch):
             piece = batch.part(start, len(batch) if most is None else start + most)
             try:
-                found.extend(detector(piece.to(device), want={DETECTIONS}).detections or ())
+                with network_precision(device, precision):
+                    output = detector(piece.to(device), want={DETECTIONS})
+                found.extend(output.detections or ())
                 start += len(piece)
                 continue
             except torch.OutOfMemoryError as error:

@@ -132,5 +132,7 @@ def refuse_other_work(folder: Path, before: Manifest, now: Manifest) -> None:
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
     """Return every value that two works can differ in by its name."""
-    settings = {f"settings.{name}": value for name, value in manifest.settings.items()}
+    # Labels made in float32 say nothing about it.
+    said = {"precision": "fp32", **manifest.settings}
+    settings = {f"settings.{name}": value for name, value in said.items()}
     return {**manifest.model_dump(exclude={"settings"}), **settings}

@@ -16,6 +16,7 @@ from distildet.data.evaluation_batches import evaluation_batches, plan_batches
 from distildet.errors import DataError, StoreError
 from distildet.evaluation.detect_dataset import predictor
 from distildet.evaluation.label_quality import label_quality
+from distildet.ops.precision import Precision
 from distildet.ops.processes import from_first
 from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.generate import label_images
@@ -49,6 +50,7 @@ def label_with(
     interruption: Interruption,
     progress: Progress,
     work: str,
+    precision: Precision = "fp32",
     shard_size: int = SHARD_SIZE,
     on_bad_image: OnBadImage = "quarantine",
     max_bad_fraction: float = 0.01,
@@ -68,6 +70,7 @@ def label_with(
         interruption: Asked after every batch.
         progress: Told finished images.
         work: Name of the work for `progress`.
+        precision: What the teacher computes in; labels of two precisions are never mixed.
         shard_size: Images a shard.
         on_bad_image: Whether an image that cannot be decoded, or for which the teacher returns
             boxes that are not finite, ends the work ("error"), or is listed in `quarantine.jsonl`
@@ -89,6 +92,9 @@ def label_with(
         "class_map": list(mapping),
         "image_size": detector.spec.image_size,
     }
+    if precision != "fp32":
+        # Stores of fp32 keep the fingerprint that they had before there was a choice.
+        settings["precision"] = precision
     store = on_first(
         lambda: PseudoLabelStore.create_or_resume(
             folder,
@@ -98,7 +104,7 @@ def label_with(
             shard_size=shard_size,
         )
     )
-    predict = predictor(detector, device)
+    predict = predictor(detector, device, precision)
 
     def predict_mapped(batch: ImageBatch) -> list[Detections]:
         interruption.raise_if_requested()
@@ -198,6 +204,7 @@ def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> Non
         interruption=context.interruption,
         progress=context.progress,
         work=context.work(folder),
+        precision=context.precision,
         on_bad_image=stage.on_bad_image,
         max_bad_fraction=stage.max_bad_fraction,
     )

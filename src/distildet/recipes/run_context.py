@@ -9,6 +9,7 @@ import torch
 from distildet.classes import ClassList, ClassMap, map_classes
 from distildet.detectors.base import Detector
 from distildet.detectors.bundle import bundle_fingerprint, load_detector
+from distildet.ops.precision import Precision
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_data import RunData
 from distildet.recipes.schema import Recipe
@@ -88,6 +89,7 @@ class RunContext:
         data: All datasets.
         classes: Of the student.
         teachers: In the recipe's order.
+        precision: What teachers and students compute in, but for evaluation.
         out: The run folder.
         device: Where to compute.
         interruption: Whether somebody asked to stop.
@@ -102,6 +104,7 @@ class RunContext:
     interruption: Interruption
     progress: Progress
     teachers: tuple[Teacher, ...] = ()
+    precision: Precision = "fp32"
 
     def work(self, place: Path) -> str:
         """Return the name by which progress of what is written to a place is told."""

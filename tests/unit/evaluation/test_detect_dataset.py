@@ -84,3 +84,13 @@ def test_memory_too_small_for_one_image_is_an_error_that_names_it(detector, batc
 
     with pytest.raises(ResourceError, match=r"too small for the image a at 64x96 pixels"):
         predictor(detector, CPU)(batch)
+
+
+def test_in_half_precision_nearly_the_same_is_found(detector, batch):
+    full, half = predictor(detector, CPU)(batch), predictor(detector, CPU, "bf16")(batch)
+
+    # Not the same to the last bit, but the best box lies where it lay.
+    assert not torch.equal(half[0].boxes, full[0].boxes)
+    torch.testing.assert_close(half[0].boxes[0], full[0].boxes[0], rtol=0, atol=1.0)
+    torch.testing.assert_close(half[0].scores[0], full[0].scores[0], rtol=0, atol=0.02)
+    assert half[0].boxes.dtype == half[0].scores.dtype == torch.float32

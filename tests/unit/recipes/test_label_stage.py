@@ -116,6 +116,36 @@ def test_without_bad_images_nothing_is_told(label, images, tmp_path):
     assert not (tmp_path / "out" / "quarantine.jsonl").exists()
 
 
+def test_labels_of_two_precisions_are_never_mixed(label):
+    label(precision="bf16")
+
+    with pytest.raises(StoreError, match=r"settings\.precision was 'bf16' and is 'fp16'"):
+        label(precision="fp16")
+    with pytest.raises(StoreError, match=r"settings\.precision was 'bf16' and is 'fp32'"):
+        label()
+
+
+def test_labels_of_fp32_keep_the_fingerprint_of_stores_without_a_precision(label, tmp_path):
+    label()
+
+    manifest = json.loads((tmp_path / "out" / STORE / "manifest.json").read_text())
+    assert "precision" not in manifest["settings"]
+    with pytest.raises(StoreError, match=r"settings\.precision was 'fp32' and is 'bf16'"):
+        label(precision="bf16")
+
+
+def test_the_teacher_computes_in_the_precision(label, teacher):
+    types = set()
+
+    handle = teacher.detector.neck.register_forward_hook(
+        lambda module, args, maps: types.update(one.dtype for one in maps.values())
+    )
+    label(precision="bf16")
+    handle.remove()
+
+    assert types == {torch.bfloat16}
+
+
 def test_more_bad_images_than_accepted_end_the_work(label, images):
     [(images / f"{name}.png").write_bytes(b"") for name in "ab"]
 
