@@ -63,7 +63,7 @@ def told(tmp_path_factory):
         ("first", ["of 0"] * 2),
         ("share", ["ace", "bd"]),
         ("own", [[1.0, 5.0], [2.0, 10.0]]),
-        # (1 + 2) / 2, (5 + 10) / 2
+        # Means over the processes: of 1 and 2, and of 5 and 10.
         ("normaliser", [[1.5, 7.5]] * 2),
         # Two micro-batches in each process: half of 2 * (1 + 2) and of 2 * (5 + 10), in quarters.
         ("normaliser_in_parts", [[0.75, 3.75]] * 2),
