@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from distildet.data.dataset import Sample
-from distildet.data.decode import decode_image, probe_size
+from distildet.data.decode import probe_size
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.data.workers import Packed, load_steps, pack
-from distildet.errors import DataError, DistildetError, ResourceError
+from distildet.errors import DataError, ResourceError
 from distildet.ops.shared_work import share_out
 from distildet.structures import ImageBatch
 
@@ -96,13 +96,14 @@ def evaluation_batches(plan: Plan, *, image_size: int, workers: int) -> Iterator
     for samples, (images, _) in zip(plan, loaded, strict=True):
         there = set(images.image_ids)
         missing = [sample for sample in samples if sample.id not in there]
-        yield LoadedBatch(images=images, faults={one.id: _why_missing(one) for one in missing})
+        faults = {sample.id: _why_missing(sample, image_size) for sample in missing}
+        yield LoadedBatch(images=images, faults=faults)
 
 
-def _why_missing(sample: Sample) -> DataError:
+def _why_missing(sample: Sample, image_size: int) -> DataError:
     """Return why an image cannot be decoded, by another attempt."""
     try:
-        decode_image(sample.path)
+        fit_view(sample.path, image_size)
     except DataError as error:
         return error
     raise ResourceError(
@@ -118,7 +119,7 @@ class _EvaluationSteps(TorchDataset[Any]):
     plan: Plan
     image_size: int
 
-    def __getitem__(self, step: int) -> Packed | DistildetError:
+    def __getitem__(self, step: int) -> Packed:
         views = {}
         for sample in self.plan[step]:
             try:
