@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from distildet.cli.console import print_error, print_line
+from distildet.cli.console import is_one_of_several, print_error, print_line
 from distildet.cli.convert import convert
 from distildet.cli.demo import demo
 from distildet.cli.evaluate import evaluate
@@ -15,10 +15,12 @@ from distildet.cli.label import label
 from distildet.cli.listing import list_names
 from distildet.cli.predict import predict
 from distildet.cli.run import run
-from distildet.errors import DistildetError
+from distildet.errors import ConfigError, DistildetError
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+SHARED = ("run", "label")
+"""Commands whose work several processes share."""
 
 app = typer.Typer(
     name="distildet",
@@ -41,6 +43,7 @@ def _print_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it by
 
 @app.callback()
 def _options(
+    context: typer.Context,
     *,
     is_version_wanted: Annotated[  # noqa: ARG001 - its callback prints and leaves
         bool,
@@ -55,6 +58,11 @@ def _options(
     """Turn any object detector into a small one that is as good as it can be, and prove it."""
     if debug:
         os.environ["DISTILDET_DEBUG"] = "1"
+    if is_one_of_several() and context.invoked_subcommand not in SHARED:
+        raise ConfigError(
+            f"{context.invoked_subcommand}: {os.environ['WORLD_SIZE']} processes were started, and "
+            f"only {' and '.join(SHARED)} share their work. Start this command without torchrun."
+        )
 
 
 for command in (demo, run, label, convert, predict, evaluate):
@@ -67,10 +75,19 @@ def main() -> None:
     try:
         app()
     except DistildetError as error:
-        if os.environ.get("DISTILDET_DEBUG"):
-            traceback.print_exc()
-        print_error(str(error))
+        if _is_first_to_say(str(error)):
+            if os.environ.get("DISTILDET_DEBUG"):
+                traceback.print_exc()
+            print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print_error("Stopped. The same command goes on from what is on disk.")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _is_first_to_say(message: str) -> bool:
+    if not is_one_of_several():
+        return True
+    from distildet.training.distributed import is_first_to_say
+
+    return is_first_to_say(message)

@@ -1,5 +1,6 @@
 """Printing: progress bars on a terminal, plain lines otherwise; control characters escaped."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -17,6 +18,16 @@ def plain_text(text: str) -> str:
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def is_one_of_several() -> bool:
+    """Tell, without loading torch, whether torchrun started more processes than this one."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def speaks() -> bool:
+    """Tell whether this process shows progress and results, as one of several does."""
+    return not is_one_of_several() or os.environ.get("RANK") == "0"
 
 
 def print_line(text: str) -> None:

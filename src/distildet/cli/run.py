@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distildet.cli.console import Console, print_line
+from distildet.cli.console import Console, print_line, speaks
 from distildet.cli.options import DeviceOption
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def run(
     """Run a recipe: teacher, student, baseline, result. Continues by itself.
 
     Example: distildet run recipe.yaml --set seeds=[0,1,2]
+    With two GPUs: torchrun --nproc-per-node 2 -m distildet run recipe.yaml
     """
     from distildet.recipes.load import load_recipe
 
@@ -32,9 +33,15 @@ def run(
 
 
 def run_and_show(recipe: "Recipe", out: Path, device: str) -> dict[str, Any]:
-    """Run a loaded recipe with progress and print its result."""
+    """Run a loaded recipe with progress and print its result.
+
+    Of several processes only the first shows anything.
+    """
+    from distildet.recipes.progress import Silence
     from distildet.recipes.runner import run_recipe
 
+    if not speaks():
+        return run_recipe(recipe, out=out, device=device, progress=Silence())
     console = Console()
     try:
         result = run_recipe(recipe, out=out, device=device, progress=console)

@@ -10,6 +10,7 @@ from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError, DistildetError
 from distildet.losses.base import misfit
+from distildet.ops.processes import num_processes
 from distildet.pseudolabels.select import choose_thresholds
 from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
@@ -49,6 +50,7 @@ def prepare(
             once are listed.
     """
     faults = _Faults()
+    _refuse_unequal_shares(recipe, faults)
     data = None
     with faults.collected("data"):
         data = load_run_data(recipe.data)
@@ -129,6 +131,21 @@ def _placed(line: str, place: str) -> str:
     Some lines begin with a key inside the place; those that are indented go on from others.
     """
     return line if line.startswith((place, " ")) else f"{place}: {line}"
+
+
+def _refuse_unequal_shares(recipe: Recipe, faults: _Faults) -> None:
+    """Find batches of training that the processes of the run cannot share out evenly."""
+    count = num_processes()
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, LabelStage) or stage.batch_size % count == 0:
+            continue
+        below = stage.batch_size // count * count
+        nearest = " or ".join(str(size) for size in (below, below + count) if size)
+        with faults.collected(f"stages[{index}].batch_size"):
+            raise ConfigError(
+                f"found {stage.batch_size}, which {count} processes do not divide. Accepted: "
+                f"multiples of {count}, such as {nearest}; or start another number of processes."
+            )
 
 
 def _loaded(config: TeacherConfig) -> Teacher:

@@ -1,6 +1,7 @@
 """Runs a recipe from its data to `result.json`, going on where an earlier call stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
 from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
+from distildet.ops.processes import num_processes
+from distildet.ops.shared_work import on_first
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
 from distildet.recipes.preparation import prepare
@@ -41,6 +44,7 @@ from distildet.recipes.run_folder import (
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
+from distildet.training.distributed import local_rank, process_group
 from distildet.training.interruption import interruptible
 
 
@@ -62,8 +66,10 @@ class _Arm:
 def choose_device(name: str) -> torch.device:
     """Return the device of a name: cpu, cuda, mps, or auto for the best that is there.
 
+    Of several processes on a machine each takes a GPU of its own.
+
     Raises:
-        ConfigError: The name is unknown or there is no such device.
+        ConfigError: The name is unknown, there is no such device, or too few for the processes.
     """
     is_there = {
         "cuda": torch.cuda.is_available(),
@@ -82,7 +88,22 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device is {name!r}. Accepted here: {kind}, or {kind}:N with N below {count}."
         )
-    return torch.device(name)
+    return torch.device(name) if num_processes() == 1 else _own_device(name, count)
+
+
+def _own_device(name: str, count: int) -> torch.device:
+    """Return the device of this one of several processes."""
+    if name == "cpu":
+        return torch.device(name)
+    if name != "cuda" or local_rank() >= count:
+        raise ConfigError(
+            f"--device is {name!r} with {num_processes()} processes; this machine has {count} of "
+            "it. Accepted with several processes: cpu, or cuda with at most one process for each "
+            "GPU of a machine (torchrun --nproc-per-node)."
+        )
+    own = torch.device("cuda", local_rank())
+    torch.cuda.set_device(own)
+    return own
 
 
 def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) -> dict[str, Any]:
@@ -99,41 +120,56 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         StageError: The folder belongs to another recipe, other data, or another process.
         DistildetError: Any fault of data, weights or settings, named.
     """
-    chosen = choose_device(device)
-    # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
-    torch.use_deterministic_algorithms(chosen.type == "cpu")
+    with process_group():
+        chosen = choose_device(device)
+        # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
+        torch.use_deterministic_algorithms(chosen.type == "cpu")
+        with _entered(out), interruptible() as interruption:
+            check_same(out / SETTINGS, recipe.model_dump(mode="json"), "settings")
+            finished = on_first(lambda: _finished(out, recipe))
+            if finished is not None:
+                progress.message(f"{out}: this run has already finished.")
+                return finished
+            context = prepare(
+                recipe,
+                out=out,
+                device=chosen,
+                interruption=interruption,
+                progress=progress,
+                is_new=on_first(lambda: not (out / SETTINGS).exists()),
+            )
+            _begin(context)
+            for seed in recipe.seeds:
+                for arm in _arms(context, seed):
+                    _run_arm(context, arm, seed)
+            _detect_teacher(context)
+            return on_first(lambda: _written_result(context))
+
+
+@contextmanager
+def _entered(out: Path) -> Iterator[None]:
+    """Hold the run folder for all processes of this run, and none besides."""
+    with ExitStack() as held:
+        on_first(lambda: _enter(out, held))
+        yield
+
+
+def _enter(out: Path, held: ExitStack) -> None:
     refuse_foreign(out)
-    with locked(out), interruptible() as interruption:
-        remove_leftovers(out)
-        check_same(out / SETTINGS, recipe.model_dump(mode="json"), "settings")
-        finished = _finished(out, recipe)
-        if finished is not None:
-            progress.message(f"{out}: this run has already finished.")
-            return finished
-        context = prepare(
-            recipe,
-            out=out,
-            device=chosen,
-            interruption=interruption,
-            progress=progress,
-            is_new=not (out / SETTINGS).exists(),
-        )
-        _begin(context)
-        _tell_remarks(context)
-        for seed in recipe.seeds:
-            for arm in _arms(context, seed):
-                _run_arm(context, arm, seed)
-        _detect_teacher(context)
-        result = build_result(context)
-        artefacts.write_json(out / RESULT, result)
-        return result
+    held.enter_context(locked(out))
+    remove_leftovers(out)
+
+
+def _written_result(context: RunContext) -> dict[str, Any]:
+    result = build_result(context)
+    artefacts.write_json(context.out / RESULT, result)
+    return result
 
 
 def _tell_remarks(context: RunContext) -> None:
     lines = context.data.remarks()
     if not lines:
         return
-    artefacts.write_text(context.out / REMARKS, "".join(f"{line}\n" for line in lines))
     context.progress.message("Left out of the data, or worth a look:")
     for line in shorten_remarks(lines):
         context.progress.message(f"  {line}")
@@ -145,19 +181,30 @@ def _begin(context: RunContext) -> None:
     Settings are noted after all that can be wrong in them was found, so that a recipe can be
     mended and run again in the same folder.
     """
-    out, recipe = context.out, context.recipe
+    out = context.out
     files = context.data.fingerprints()
     weights = {
         f"teachers[{index}]": teacher.fingerprint for index, teacher in enumerate(context.teachers)
     }
     check_same(out / DATA, files, "data", changed_files)
     check_same(out / WEIGHTS, weights, "weights")
+    on_first(lambda: _note(context, files, weights))
+    _tell_remarks(context)
+
+
+def _note(
+    context: RunContext, files: Mapping[str, Mapping[str, str]], weights: Mapping[str, str]
+) -> None:
+    out, recipe = context.out, context.recipe
     if not (out / SETTINGS).exists():
         artefacts.write_json(out / SETTINGS, recipe.model_dump(mode="json"))
     artefacts.write_json(out / DATA, files)
     artefacts.write_json(out / WEIGHTS, weights)
     artefacts.write_text(out / RECIPE, dump_recipe(recipe))
     artefacts.write_json(out / "environment.json", environment(context.device))
+    lines = context.data.remarks()
+    if lines:
+        artefacts.write_text(out / REMARKS, "".join(f"{line}\n" for line in lines))
 
 
 def _finished(out: Path, recipe: Recipe) -> dict[str, Any] | None:
@@ -242,6 +289,5 @@ def _detect(
         device=context.device,
         progress=note,
     )
-    write_detections(
-        path, {name: with_labels_of(found, labels) for name, found in detections.items()}
-    )
+    named = {name: with_labels_of(found, labels) for name, found in detections.items()}
+    on_first(lambda: write_detections(path, named))

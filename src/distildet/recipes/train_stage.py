@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,8 @@ from distildet.detectors.bundle import save_detector
 from distildet.errors import ConfigError, DataError
 from distildet.evaluation.coco_metrics import evaluate_detections
 from distildet.evaluation.detect_dataset import detect_dataset
+from distildet.ops.processes import num_processes, rank
+from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.recipes.distill_terms import build_terms, term_settings
@@ -46,7 +49,7 @@ def run_train_stage(
     Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
     distills. Produces `student/` (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`,
     and until it is done `teacher-cache/` where the recipe asks for it. A rerun goes on from the
-    newest checkpoint that verifies.
+    newest checkpoint that verifies. Every process of a run comes here, and that of rank 0 writes.
 
     Args:
         context: Of the run.
@@ -58,7 +61,7 @@ def run_train_stage(
         labels: Folder and settings of the label stage before, if any.
     """
     if is_done(folder):
-        remove_cache(folder)
+        on_first(lambda: remove_cache(folder))
         return
     streams = [
         (_stream(context, stage, name, labels, seed), count)
@@ -83,6 +86,7 @@ def run_train_stage(
             stop_step=stop,
             workers=context.recipe.data.workers,
             num_views=None if stage.teacher_cache is None else stage.teacher_cache.views,
+            share=slice(rank(), None, num_processes()),
         ),
         evaluate=None
         if context.data.validation is None
@@ -94,16 +98,18 @@ def run_train_stage(
     result = trainer.run()
     for line in result.warnings:
         context.progress.message(line)
-    save_detector(result.detector, folder / STUDENT)
-    write_done(
-        folder,
-        {
-            "steps": steps,
-            "rejected": result.rejected,
-            "seconds": result.seconds,
-            "images_seen": {stream.name: count * steps for stream, count in streams},
-        },
-    )
+    noted = {
+        "steps": steps,
+        "rejected": result.rejected,
+        "seconds": result.seconds,
+        "images_seen": {stream.name: count * steps for stream, count in streams},
+    }
+    on_first(lambda: _finish(result.detector, folder, noted))
+
+
+def _finish(student: Detector, folder: Path, noted: Mapping[str, Any]) -> None:
+    save_detector(student, folder / STUDENT)
+    write_done(folder, noted)
     remove_cache(folder)
 
 
@@ -140,7 +146,7 @@ def _teacher(
 
 
 def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, float | None]:
-    """Return the COCO metrics of a detector on the validation images."""
+    """Return the COCO metrics of a detector on the validation images, in every process."""
     validation = context.data.validation
     if validation is None:
         return {}
@@ -151,7 +157,7 @@ def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, 
         workers=context.recipe.data.workers,
         device=context.device,
     )
-    return evaluate_detections(validation, detections).metrics
+    return on_first(lambda: evaluate_detections(validation, detections).metrics)
 
 
 def _stream(

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
 from distildet.errors import InterruptedRunError
+from distildet.ops.processes import largest_of_processes
 
 
 class Interruption:
@@ -20,6 +23,16 @@ class Interruption:
         if self.signal is not None and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self.signal = signal.Signals(number)
+
+    def has_reached_any(self) -> bool:
+        """Tell whether a signal has arrived in any process; it then counts for all of them.
+
+        All processes must ask at the same moment.
+        """
+        latest = int(largest_of_processes(torch.tensor(self.signal or 0)))
+        if latest:
+            self.signal = signal.Signals(latest)
+        return latest > 0
 
     def raise_if_requested(self) -> None:
         """Stop here if somebody asked for it.

@@ -1,4 +1,8 @@
-"""The training loop: one for every stage, resumable to the bit on CPU."""
+"""The training loop: one for every stage, resumable to the bit on CPU.
+
+Where several processes train together, each of them runs this loop on its share of every batch.
+They hold the same weights after every step, and that of rank 0 writes.
+"""
 
 import random
 import time
@@ -14,6 +18,8 @@ from torch import Tensor
 from distildet import artefacts
 from distildet.detectors.base import Detector
 from distildet.errors import DivergedError, ResourceError, StageError
+from distildet.ops.processes import rank, wait_for_all
+from distildet.ops.shared_work import on_first
 from distildet.structures import ImageBatch, Targets
 from distildet.training.checkpoint import (
     Checkpoint,
@@ -25,10 +31,12 @@ from distildet.training.checkpoint import (
 )
 from distildet.training.ema import Ema
 from distildet.training.interruption import Interruption
+from distildet.training.memory import why_no_smaller_parts
 from distildet.training.metrics_log import MetricsLog
 from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
 from distildet.training.rejected_batch import save_rejected_batch
 from distildet.training.settings import TrainSettings
+from distildet.training.shares import average_step, refuse_differences, start_equal, whole_batch
 from distildet.training.task import Task, backward
 
 Batches = Callable[[int, int], Iterator[tuple[ImageBatch, tuple[Targets, ...]]]]
@@ -76,8 +84,10 @@ class Trainer:
         task: Student, teacher and losses, on the CPU or already on the device.
         settings: Of the stage.
         folder: Of the stage; `checkpoints/` and `metrics.jsonl` are written there.
-        batches: Gives the batches of steps start..stop-1; a pure function of these numbers.
-        evaluate: Measures a detector on the validation images; None where there are none.
+        batches: Gives the batches, or shares of batches, of steps start..stop-1; a pure function
+            of these numbers.
+        evaluate: Measures a detector on the validation images, with the same result in every
+            process; None where there are none.
         device: Where to compute.
         interruption: Asked after every step.
         progress: Told finished steps, all steps, and the latest losses.
@@ -106,6 +116,7 @@ class Trainer:
         self.task = task.to(device).to(memory_format=torch.channels_last)
         if task.teacher is not None:
             task.teacher.to(device).to(memory_format=torch.channels_last)
+        start_equal(self.task)
         self.task.train()
         if settings.batch_norm == "frozen":
             task.student.freeze_batch_norm()
@@ -119,9 +130,9 @@ class Trainer:
 
         Raises:
             DivergedError: Ten steps in a row had a non-finite loss or gradient.
-            ResourceError: The disk is full, the memory is too small for a single image, or no
-                checkpoint is whole.
-            StageError: The folder holds a stage with other settings or of another student.
+            ResourceError: The disk is full, the memory is too small, or no checkpoint is whole.
+            StageError: The folder holds a stage with other settings or of another student, or
+                the processes have come apart.
             InterruptedRunError: A signal arrived; a checkpoint was written.
         """
         start, warnings = self._restore()
@@ -136,7 +147,7 @@ class Trainer:
             if is_evaluated:
                 self._evaluate(finished)
             self.counters.seconds = time.monotonic() - started
-            is_asked_to_stop = self.interruption.signal is not None
+            is_asked_to_stop = self.interruption.has_reached_any()
             if (
                 is_evaluated
                 or is_asked_to_stop
@@ -159,9 +170,8 @@ class Trainer:
         self.task.progress = step / self.settings.steps
         buffers = [buffer.clone() for buffer in self.task.buffers()]
         parts = self._backward_in_memory(step, batch, targets, buffers)
-        norm = self._gradient_norm()
-        values = {name: float(value) for name, value in parts.items()}
-        values["gradient_norm"] = float(norm)
+        values = average_step(self.task, self._parameters(), parts)
+        values["gradient_norm"] = float(self._gradient_norm())
         if not all(np.isfinite(value) for value in values.values()):
             self._reject(step, batch, targets, buffers)
             return
@@ -170,7 +180,7 @@ class Trainer:
         self.ema.update(self.counters.updates)
         self.counters.updates += 1
         if step % max(1, self.settings.steps // 1000) == 0 or step + 1 == self.settings.steps:
-            self.log.append({"step": step + 1, **values, "lr": rate})
+            self._note({"step": step + 1, **values, "lr": rate})
         self.progress(step + 1, self.settings.steps, values)
 
     def _backward_in_memory(
@@ -185,13 +195,13 @@ class Trainer:
                     self.task, batch, targets, parts=self._micro_batches(), device=self.device
                 )
             except torch.OutOfMemoryError as error:
-                if self._micro_batches() >= len(batch):
-                    height, width = batch.pixels.shape[2:]
+                reason = why_no_smaller_parts(
+                    self.task.student, batch, targets, parts=self._micro_batches()
+                )
+                if reason is not None:
                     raise ResourceError(
-                        f"{self.folder}: the memory of {self.device} is too small for one image of "
-                        f"step {step}, at {height}x{width} pixels with up to "
-                        f"{max(len(target.boxes) for target in targets)} boxes. Images: "
-                        f"{', '.join(batch.image_ids)}. Free memory and run the same command again."
+                        f"{self.folder}: the memory of {self.device} ran out in step {step}: "
+                        f"{reason}"
                     ) from error
             self.counters.micro_batches = 2 * self._micro_batches()
             self._put_back(buffers)
@@ -205,18 +215,24 @@ class Trainer:
             return []
         return [
             f"{self.folder}: memory ran out, so batches were split into {self._micro_batches()} "
-            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start. "
-            "Losses normalised over the batch (FCOS, Faster R-CNN) then count each part by itself."
+            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start."
         ]
 
     def _put_back(self, buffers: list[Tensor]) -> None:
         for buffer, before in zip(self.task.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def _gradient_norm(self) -> Tensor:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = self.settings.clip or float("inf")
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return torch.nn.utils.clip_grad_norm_(self._parameters(), limit)
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        """Keep a record; an error in it reaches the other processes when they next wait."""
+        if rank() == 0:
+            self.log.append(record)
 
     def _reject(
         self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]
@@ -224,11 +240,14 @@ class Trainer:
         """Leave weights, buffers and average as they were before the step, and keep the batch."""
         self._put_back(buffers)
         path = self.folder / "rejected" / f"step-{step:06d}"
-        save_rejected_batch(path, batch, targets)
+        batch, targets = whole_batch(batch, targets)
+        on_first(lambda: save_rejected_batch(path, batch, targets))
         self.counters.rejected += 1
         self.counters.rejected_in_a_row += 1
-        self.log.append({"step": step + 1, "rejected": list(batch.image_ids)})
+        self._note({"step": step + 1, "rejected": list(batch.image_ids)})
         if self.counters.rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
+            # Who ends first ends the others; all is to be written by then.
+            wait_for_all()
             raise DivergedError(
                 f"{self.folder}: the loss or its gradient was not finite in "
                 f"{MAX_REJECTED_IN_A_ROW} steps in a row, the last being step {step}. The last "
@@ -240,11 +259,12 @@ class Trainer:
         if self.evaluate is None:
             return
         metrics = self.evaluate(self.ema.detector)
-        self.log.append({"step": finished, **metrics})
+        self._note({"step": finished, **metrics})
         ap = metrics.get("AP")
         if ap is not None and (self.counters.best_ap is None or ap > self.counters.best_ap):
             self.counters.best_ap, self.counters.best_step = ap, finished
-            save_checkpoint(self.folder / "checkpoints", "best", self._checkpoint(finished))
+            folder, checkpoint = self.folder / "checkpoints", self._checkpoint(finished)
+            on_first(lambda: save_checkpoint(folder, "best", checkpoint))
 
     def _checkpoint(self, finished: int) -> Checkpoint:
         return Checkpoint(
@@ -258,6 +278,10 @@ class Trainer:
         )
 
     def _save(self, finished: int) -> None:
+        refuse_differences(self.task.state_dict(), str(self.folder))
+        on_first(lambda: self._write(finished))
+
+    def _write(self, finished: int) -> None:
         # A checkpoint promises that the records up to its step are there.
         self.log.flush()
         folder = self.folder / "checkpoints"
@@ -265,12 +289,17 @@ class Trainer:
         for outdated in step_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
             artefacts.remove_folder(outdated)
 
-    def _restore(self) -> tuple[int, list[str]]:
+    def _newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest checkpoint, after removing what a kill has left behind."""
         for folder in (self.folder, self.folder / "rejected"):
             artefacts.remove_partial(folder)
-        checkpoint, warnings = newest_checkpoint(self.folder / "checkpoints")
+        return newest_checkpoint(self.folder / "checkpoints")
+
+    def _restore(self) -> tuple[int, list[str]]:
+        # Read once and handed on, so that all go on from the same step.
+        checkpoint, warnings = on_first(self._newest)
         if checkpoint is None:
-            self.log.keep_until(0)
+            on_first(lambda: self.log.keep_until(0))
             return 0, warnings
         counters = _Counters(**checkpoint.state)
         changes = self.settings.changes_from(counters.settings)
@@ -289,7 +318,7 @@ class Trainer:
                 "student that the stage was begun with, or delete this folder."
             ) from error
         restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
-        self.log.keep_until(checkpoint.step)
+        on_first(lambda: self.log.keep_until(checkpoint.step))
         return checkpoint.step, warnings
 
 

@@ -303,9 +303,9 @@ def test_nine_non_finite_steps_in_a_row_are_lived_through(trainer, spoiled):
 def test_memory_that_runs_out_splits_batches_as_accumulation_would(
     trainer, student, checkpoint_files, tmp_path, largest, parts
 ):
-    trainer("whole", accumulate=parts).run()
+    trainer("whole", accumulate=parts, batch_norm="frozen").run()
 
-    result = trainer(task=TaskOfSmallMemory(student, largest)).run()
+    result = trainer(task=TaskOfSmallMemory(student, largest), batch_norm="frozen").run()
 
     assert checkpoint_files(tmp_path / "stage" / LAST) == checkpoint_files(
         tmp_path / "whole" / LAST
@@ -315,8 +315,13 @@ def test_memory_that_runs_out_splits_batches_as_accumulation_would(
 
 
 def test_memory_too_small_for_one_image_is_an_error_that_names_the_images(trainer, student):
-    with pytest.raises(ResourceError, match=r"32x32 pixels with up to 1 boxes.* 0-0, 0-1"):
-        trainer(task=TaskOfSmallMemory(student, 0)).run()
+    with pytest.raises(ResourceError, match=r"1 images of 32x32 pixels with .* 0-0, 0-1"):
+        trainer(task=TaskOfSmallMemory(student, 0), batch_norm="frozen").run()
+
+
+def test_batches_that_batch_norm_learns_from_are_not_split(trainer, student):
+    with pytest.raises(ResourceError, match=r"ran out in step 0: 4 images.* batch_norm: frozen"):
+        trainer(task=TaskOfSmallMemory(student, 2)).run()
 
 
 # Evaluation and checkpoints
