@@ -1,0 +1,208 @@
+"""Rows of training: steps of our loop against steps written down plainly."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distildet.detectors.base import Detector
+from distildet.losses.base import DistillationLoss, Needs
+from distildet.losses.feature_imitation import FeatureImitation
+from distildet.structures import (
+    FEATURES_NECK,
+    DetectorOutput,
+    ImageBatch,
+    Targets,
+)
+from distildet.training.interruption import Interruption
+from distildet.training.loop import Trainer
+from distildet.training.settings import TermSettings, TrainSettings
+from distildet.training.task import Task
+from distildet.training.terms import Term
+from speed_rows.models import FAMILIES, Inputs, make_inputs, make_pair
+from speed_rows.settings import Settings
+from speed_rows.timing import Clock, Goal, Row, Work
+
+# So small that the weights, and with them the work of a step, stay as they are.
+RATE = 1e-7
+WEIGHT_DECAY, CLIP, EMA = 0.02, 10.0, 0.998
+STEPS = 1_000_000
+SUPERVISED_GOAL = Goal(sign="<=", value=1.05)
+DISTILL_GOAL = Goal(sign=">=", value=0.97)
+
+
+class LoopStep:
+    """One step of our loop at each call: a run of a stage whose batches end after one.
+
+    Args:
+        task: What is trained.
+        inputs: The batch of every step.
+        folder: For the stage.
+        device: Where to compute.
+        ema: Decay of the averaged weights; 0 for none.
+    """
+
+    def __init__(
+        self, task: Task, inputs: Inputs, folder: Path, device: torch.device, *, ema: float
+    ) -> None:
+        self.inputs = inputs
+        settings = TrainSettings(
+            seed=0,
+            stage="speed",
+            steps=STEPS,
+            lr=RATE,
+            weight_decay=WEIGHT_DECAY,
+            warmup=0.0,
+            decay="constant",
+            ema=ema,
+            clip=CLIP,
+            checkpoint_every=STEPS,
+        )
+        self.trainer = Trainer(
+            task,
+            settings,
+            folder,
+            batches=self._batches,
+            evaluate=None,
+            device=device,
+            interruption=Interruption(),
+            progress=_drop,
+        )
+
+    def _batches(
+        self,
+        start: int,  # noqa: ARG002 - the loop's contract
+        stop: int,  # noqa: ARG002
+    ) -> Iterator[tuple[ImageBatch, tuple[Targets, ...]]]:
+        yield self.inputs.batch, self.inputs.targets
+
+    def __call__(self) -> None:
+        """Take a step."""
+        self.trainer.run()
+
+    def forget(self) -> None:
+        """Delete the records, which a run would read and shorten first."""
+        (self.trainer.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def _drop(done: int, total: int, values: Mapping[str, float]) -> None:
+    pass
+
+
+def plain_step(model: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Work:
+    """Return a training step of a stock model, as torchvision's users write it."""
+    model.train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=WEIGHT_DECAY)
+
+    def step() -> None:
+        losses = model(images, targets)
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+
+    return step
+
+
+def supervised_step(settings: Settings) -> list[Row]:
+    """Measure a supervised step of every family against the stock model's step."""
+    return [row for family in FAMILIES for row in _supervised_rows(family, settings)]
+
+
+def _supervised_rows(family: str, settings: Settings) -> list[Row]:
+    pair = make_pair(family, backbone="resnet18", neck_channels=settings.neck_channels)
+    inputs = make_inputs(settings.sizes)
+    on_device = inputs.to(settings.device)
+    plain, averaged = (
+        _loop_step(Task(copy.deepcopy(pair.ours)), inputs, settings, f"{family}-{ema}", ema=ema)
+        for ema in (0.0, EMA)
+    )
+    stock = plain_step(
+        pair.stock.to(settings.device),
+        on_device.stock_images(),
+        on_device.stock_targets(has_background=pair.has_background),
+    )
+    works = {"our step": plain, "our step with EMA": averaged, "stock step": stock}
+    clock = Clock(settings.device, works, prepare=_forgetting(plain, averaged))
+    clock.run(settings.repeats(20))
+    return [
+        clock.row("supervised-step", family, [ours], ["stock step"], goal=goal)
+        for ours, goal in (
+            ("our step", SUPERVISED_GOAL),
+            ("our step with EMA", None),
+        )
+    ]
+
+
+class Nothing(DistillationLoss):
+    """Asks for the necks of both and is 0: what is left is the cost of distilling at all."""
+
+    needs = Needs(student=frozenset({FEATURES_NECK}), teacher=frozenset({FEATURES_NECK}))
+
+    def forward(
+        self,
+        student: DetectorOutput,  # noqa: ARG002 - the contract of a loss
+        teacher: DetectorOutput,  # noqa: ARG002
+        batch: ImageBatch,
+        targets: Sequence[Targets],  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Return "nothing"."""
+        return {"nothing": batch.pixels.new_zeros(())}
+
+
+def distill_step(settings: Settings) -> list[Row]:
+    """Measure a distillation step against a student's step and a teacher's forward pass."""
+    student = make_pair("retinanet", backbone="resnet18", neck_channels=settings.neck_channels).ours
+    teacher = make_pair("retinanet", backbone="resnet50", neck_channels=2 * settings.neck_channels)
+    guide = teacher.ours.requires_grad_(requires_grad=False).eval()
+    inputs = make_inputs(settings.sizes)
+    steps = {
+        "student step": _loop_step(Task(copy.deepcopy(student)), inputs, settings, "student"),
+        **{
+            f"step with {name}": _loop_step(
+                _distilling(copy.deepcopy(student), guide, name, loss), inputs, settings, name
+            )
+            for name, loss in (("no loss", Nothing), ("feature-imitation", FeatureImitation))
+        },
+    }
+    pixels_on_device = inputs.to(settings.device).batch
+
+    @torch.no_grad()
+    def teacher_forward() -> None:
+        guide(pixels_on_device, want={FEATURES_NECK})
+
+    works = {**steps, "teacher forward": teacher_forward}
+    clock = Clock(settings.device, works, prepare=_forgetting(*steps.values()))
+    clock.run(settings.repeats(15))
+    case = "retinanet, ResNet-18 from ResNet-50"
+    parts = ["student step", "teacher forward"]
+    return [
+        clock.row("distill-step", case, parts, ["step with no loss"], goal=DISTILL_GOAL),
+        clock.row("distill-step", case, parts, ["step with feature-imitation"], goal=None),
+    ]
+
+
+def _distilling(
+    student: Detector, teacher: Detector, name: str, loss: type[DistillationLoss]
+) -> Task:
+    term = Term(
+        name, loss(student.spec, teacher.spec), TermSettings(loss=name, weight=1.0), steps=STEPS
+    )
+    return Task(student, teacher, [term])
+
+
+def _loop_step(
+    task: Task, inputs: Inputs, settings: Settings, name: str, *, ema: float = 0.0
+) -> LoopStep:
+    return LoopStep(task, inputs, settings.folder / name, settings.device, ema=ema)
+
+
+def _forgetting(*steps: LoopStep) -> Work:
+    def forget() -> None:
+        for step in steps:
+            step.forget()
+
+    return forget
