@@ -105,17 +105,6 @@ class Targets:
     known_classes: Tensor
     origin: Origin
 
-    def to(self, device: torch.device) -> "Targets":
-        """Return the targets with every tensor on a device."""
-        return replace(
-            self,
-            boxes=self.boxes.to(device),
-            labels=self.labels.to(device),
-            weights=self.weights.to(device),
-            ignore=self.ignore.to(device),
-            known_classes=self.known_classes.to(device),
-        )
-
 
 def move_targets(targets: Sequence[Targets], device: torch.device) -> list[Targets]:
     """Return targets with every tensor on a device, sent together.

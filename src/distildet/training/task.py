@@ -1,6 +1,6 @@
 """The task: what a training step computes from a batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
+from distildet.ops.precision import Precision, network_precision
 from distildet.ops.processes import num_processes, sum_over_processes
 from distildet.ops.reduce import add_up, counting, with_totals
-from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets
+from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets, move_targets
 from distildet.training.terms import Term, TermValue
 
 
@@ -61,6 +62,8 @@ class Task(nn.Module):
         self._teacher = () if teacher is None else (teacher.eval().requires_grad_(False),)  # noqa: FBT003 - torch's signature
         self.progress = 0.0
         """Finished share of the stage, 0..1, as the loop says."""
+        self.precision: Precision = "fp32"
+        """What student and teacher compute in, as the loop says; losses compute in float32."""
 
     @property
     def teacher(self) -> Detector | None:
@@ -77,7 +80,8 @@ class Task(nn.Module):
         terms = self._active_terms()
         wanted = frozenset({LOSSES}).union(*(term.loss.needs.student for term in terms))
         # The student comes first: a teacher may be given what the student produced.
-        output: DetectorOutput = self.student(batch, targets, want=wanted)
+        with network_precision(batch.pixels.device, self.precision):
+            output: DetectorOutput = self.student(batch, targets, want=wanted)
         total = sum(output.losses.values(), start=batch.pixels.new_zeros(()))
         parts, factors = dict(output.losses), {}
         guide = self._guide(batch, terms)
@@ -111,7 +115,8 @@ class Task(nn.Module):
         needed = frozenset[str]().union(*(term.loss.needs.teacher for term in terms))
         if self.teacher is None or not needed:
             return DetectorOutput()
-        output: DetectorOutput = self.teacher(batch, want=needed)
+        with network_precision(batch.pixels.device, self.precision):
+            output: DetectorOutput = self.teacher(batch, want=needed)
         return output
 
 
@@ -140,6 +145,7 @@ def backward(
     *,
     parts: int,
     device: torch.device,
+    scaled: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of a batch, one micro-batch after the other.
 
@@ -153,6 +159,7 @@ def backward(
         targets: One an image.
         parts: Largest number of micro-batches.
         device: Where the task is.
+        scaled: Enlarges the loss that gradients are computed from, and so the gradients.
 
     Returns:
         The named losses and factors, and "loss", the total; means over the images of all
@@ -170,8 +177,9 @@ def backward(
         # Every piece draws what it drew while it was counted, and all of them draw alike.
         torch.set_rng_state(draws)
         with nullcontext() if totals is None else with_totals(share, totals):
-            losses: StepLosses = task(piece.to(device), [t.to(device) for t in piece_targets])
-        (losses.total * share).backward()  # type: ignore[no-untyped-call] # torch has no type
+            losses: StepLosses = task(piece.to(device), move_targets(piece_targets, device))
+        loss = losses.total * share
+        (loss if scaled is None else scaled(loss)).backward()  # type: ignore[no-untyped-call] # torch has no type
         for name, value in {**losses.parts, **losses.factors, "loss": losses.total}.items():
             means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
         part_names = losses.parts.keys()
@@ -193,7 +201,7 @@ def _totals(
     for piece, piece_targets in pieces:
         torch.set_rng_state(draws)
         with counting(len(piece) / num_images) as values:
-            task(piece.to(device), [t.to(device) for t in piece_targets])
+            task(piece.to(device), move_targets(piece_targets, device))
         counted.append(values)
     for buffer, before in zip(task.buffers(), buffers, strict=True):
         buffer.copy_(before)

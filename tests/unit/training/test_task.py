@@ -273,3 +273,41 @@ def test_gradients_reach_student_and_projectors_and_leave_the_teacher_as_it_was(
 def test_terms_without_a_teacher_are_refused(distilling, student):
     with pytest.raises(ConfigError, match="distill: a distillation loss compares the student with"):
         Task(student, terms=distilling().terms)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_student_and_teacher_compute_in_half_precision_and_terms_in_float32(
+    distilling, batch_of, precision, dtype
+):
+    task = distilling()
+    task.precision = precision
+    in_networks, in_terms = set(), set()
+    for detector in (task.student, task.teacher):
+        detector.neck.register_forward_hook(
+            lambda module, args, maps: in_networks.update(one.dtype for one in maps.values())
+        )
+    task.terms[0].loss.projectors["P3"].register_forward_hook(
+        lambda module, args, projected: in_terms.update({args[0].dtype, projected.dtype})
+    )
+
+    losses = task(*batch_of(0))
+
+    assert in_networks == {dtype}
+    assert in_terms == {torch.float32}
+    assert {value.dtype for value in losses.parts.values()} == {torch.float32}
+
+
+def test_scaled_losses_give_scaled_gradients_and_are_told_as_they_are(distilling, batch_of):
+    plain, scaled = distilling(), distilling()
+
+    told = backward(plain, *batch_of(0), parts=2, device=CPU)
+    told_scaled = backward(
+        scaled, *batch_of(0), parts=2, device=CPU, scaled=lambda loss: 1024 * loss
+    )
+
+    # A power of two changes no digit.
+    assert told_scaled == told
+    for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.equal(other.grad, 1024 * one.grad)
