@@ -9,9 +9,12 @@ import torch
 
 from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import LoadedBatch
-from distildet.errors import DataError, GateError
+from distildet.errors import DataError, GateError, ResourceError
+from distildet.ops.processes import rank
+from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.generate import label_images
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
+from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.structures import Detections, ImageBatch
 
 SAMPLES = tuple(Sample(id=f"{i}.jpg", path=Path(f"{i}.jpg")) for i in range(5))
@@ -318,3 +321,114 @@ def test_work_killed_anywhere_goes_on_to_the_same_bytes(tmp_path):
     assert result["killed"] >= 6 * 4
     assert result["different"] == []
     assert result["labeled_again"] == []
+
+
+@pytest.fixture
+def work_in(in_processes, make_store):
+    """Label in a folder with several processes; return by rank None or the error."""
+
+    def run(folder, count, *, predict=None, bad=(), max_bad_fraction=0.8):
+        def label():
+            label_images(
+                on_first(
+                    lambda: make_store(
+                        folder / "store", sample_ids=[s.id for s in SAMPLES], shard_size=3
+                    )
+                ),
+                SAMPLES,
+                plan=in_pairs,
+                load=damaged(*bad),
+                predict=predict or not_finite_in("3.jpg"),
+                quarantine=None
+                if max_bad_fraction is None
+                else Quarantine(folder / QUARANTINE, SAMPLES, max_bad_fraction=max_bad_fraction),
+            )
+
+        return in_processes(label, count)
+
+    return run
+
+
+def content_of(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("bad", [(), ("1.jpg",), ("0.jpg", "1.jpg"), ("2.jpg", "4.jpg")])
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_write_the_bytes_of_one(work_in, tmp_path, bad, count):
+    assert work_in(tmp_path / "one", 1, bad=bad) == [None]
+
+    assert work_in(tmp_path / "several", count, bad=bad) == [None] * count
+
+    assert content_of(tmp_path / "several") == content_of(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
+def test_work_goes_on_with_another_number_of_processes(work_in, tmp_path, before, after):
+    work_in(tmp_path / "whole", 1, bad=("1.jpg",))
+    work_in(tmp_path / "cut", before, bad=("1.jpg",))
+    (tmp_path / "cut" / "store" / "shards" / "shard-00001.json").unlink()
+
+    assert work_in(tmp_path / "cut", after, bad=("1.jpg",)) == [None] * after
+
+    assert content_of(tmp_path / "cut") == content_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop", ["2.jpg", "3.jpg"])
+def test_an_error_in_one_process_ends_all_and_keeps_the_shards_before(work_in, tmp_path, stop):
+    def predict(batch):
+        if stop in batch.image_ids:
+            raise ResourceError(f"{stop} in process {rank()}")
+        return Teacher()(batch)
+
+    results = work_in(tmp_path, 2, predict=predict)
+
+    # Batches 0 1, 2, 3 4: the second and third of the first round are those of process 1 and 0.
+    process = {"2.jpg": 1, "3.jpg": 0}[stop]
+    assert [str(error) for error in results] == [f"{stop} in process {process}"] * 2
+    assert [type(error) for error in results] == [ResourceError] * 2
+    store = PseudoLabelStore.open(tmp_path / "store")
+    assert store.missing_shards() == {"2.jpg": [0, 1], "3.jpg": [1]}[stop]
+
+
+def test_an_image_that_one_process_cannot_decode_ends_all_where_none_may_be_bad(work_in, tmp_path):
+    results = work_in(tmp_path, 2, bad=("2.jpg",), max_bad_fraction=None)
+
+    assert [str(error) for error in results] == ["2.jpg: damaged"] * 2
+    assert [type(error) for error in results] == [DataError] * 2
+
+
+def test_too_many_bad_images_end_all_processes(work_in, tmp_path):
+    results = work_in(tmp_path, 2, bad=("0.jpg", "2.jpg", "4.jpg"), max_bad_fraction=0.2)
+
+    assert [type(error) for error in results] == [GateError] * 2
+    assert "lists 2 of 5 images" in str(results[1])
+    assert PseudoLabelStore.open(tmp_path / "store").missing_shards() == [1]
+
+
+def test_a_full_disk_of_the_process_that_writes_ends_all(work_in, tmp_path, small_disk):
+    with small_disk():
+        results = work_in(tmp_path, 2)
+
+    assert [type(error) for error in results] == [ResourceError] * 2
+    assert "the disk took no more" in str(results[1])
+
+
+def test_progress_of_several_processes_reaches_the_end(in_processes, make_store, tmp_path):
+    def label():
+        told = []
+        label_images(
+            on_first(
+                lambda: make_store(tmp_path, sample_ids=[s.id for s in SAMPLES], shard_size=3)
+            ),
+            SAMPLES,
+            plan=in_pairs,
+            load=load,
+            predict=Teacher(),
+            progress=lambda *done: told.append(done),
+        )
+        return told
+
+    # Process 0 has the batches 0 1 and 3 4.
+    assert in_processes(label)[0] == [(4, 5), (5, 5)]
