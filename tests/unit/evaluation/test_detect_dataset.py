@@ -1,12 +1,16 @@
 """A detector that has room for a few images, against the same detector with room for all."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distildet.classes import ClassList
+from distildet.data.dataset import Sample
 from distildet.detectors.retinanet import RetinaNet
-from distildet.errors import ResourceError
-from distildet.evaluation.detect_dataset import predictor
+from distildet.errors import DataError, ResourceError
+from distildet.evaluation.detect_dataset import detect_dataset, predictor
+from distildet.ops.processes import rank
 from distildet.structures import ImageBatch
 
 CPU = torch.device("cpu")
@@ -94,3 +98,83 @@ def test_in_half_precision_nearly_the_same_is_found(detector, batch):
     torch.testing.assert_close(half[0].boxes[0], full[0].boxes[0], rtol=0, atol=1.0)
     torch.testing.assert_close(half[0].scores[0], full[0].scores[0], rtol=0, atol=0.02)
     assert half[0].boxes.dtype == half[0].scores.dtype == torch.float32
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Five images of several shapes."""
+    sizes = {"d": (64, 48), "a": (40, 64), "c": (64, 20), "b": (64, 48), "e": (30, 30)}
+    numbers = np.random.default_rng(0)
+    for name, (width, height) in sizes.items():
+        pixels = numbers.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return [Sample(id=name, path=tmp_path / f"{name}.png") for name in sizes]
+
+
+@pytest.fixture
+def detect(detector, samples):
+    def run(**options):
+        return detect_dataset(
+            detector, samples, **{"batch_size": 2, "workers": 0, "device": CPU, **options}
+        )
+
+    return run
+
+
+def as_lists(detections):
+    return {
+        name: (found.boxes.tolist(), found.scores.tolist(), found.labels.tolist())
+        for name, found in detections.items()
+    }
+
+
+def test_a_dataset_is_detected_in_its_order_whatever_the_batches(detect, samples):
+    told = []
+
+    found = detect(progress=lambda *done: told.append(done))
+
+    alone = detect(batch_size=1)
+    assert list(found) == ["d", "a", "c", "b", "e"]
+    assert [len(one) for one in found.values()] == [20] * 5
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    # The two of equal shape share a batch of that shape: c d | b e | a
+    torch.testing.assert_close(found["a"].boxes, alone["a"].boxes)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_find_what_one_finds_and_all_have_it(detect, in_processes, count):
+    expected = as_lists(detect())
+
+    results = in_processes(lambda: as_lists(detect(workers=1)), count)
+
+    assert results == [expected] * count
+    assert [list(result) for result in results] == [["d", "a", "c", "b", "e"]] * count
+
+
+def test_an_image_that_cannot_be_decoded_ends_all_processes(detect, samples, in_processes):
+    samples[0].path.write_bytes(b"")
+
+    results = in_processes(detect)
+
+    assert [type(error) for error in results] == [DataError] * 2
+    assert "d.png: the file is empty" in str(results[0])
+    with pytest.raises(DataError, match=r"d\.png: the file is empty"):
+        detect()
+
+
+def test_memory_that_runs_out_in_one_process_halves_its_batches_alone(
+    detector, detect, in_processes
+):
+    expected = detect()
+
+    def detect_with_little_memory():
+        detector.largest, detector.passes = (1, 8)[rank()], 0
+        return detect(), detector.passes
+
+    results = in_processes(detect_with_little_memory)
+
+    # Process 0 has a batch of two and one of one: 1 + 2 + 1 passes. Process 1 has one of two.
+    assert [passes for _, passes in results] == [4, 1]
+    for name, few in results[1][0].items():
+        torch.testing.assert_close(few.boxes, expected[name].boxes, rtol=0, atol=1e-4)
+        assert torch.equal(few.labels, expected[name].labels)

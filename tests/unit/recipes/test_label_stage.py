@@ -1,6 +1,7 @@
 """Labeling with a real detector: bad images are set aside, everything else is stored."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,13 +78,11 @@ def label(teacher, images, tmp_path):
                 read_folder(images).samples,
                 CLASSES,
                 tmp_path / "out" / STORE,
-                batch_size=2,
-                workers=0,
                 device=torch.device("cpu"),
                 interruption=interruption,
                 progress=progress or Listener(),
                 work="images",
-                **options,
+                **{"batch_size": 2, "workers": 0, **options},
             )
 
     return label_folder
@@ -282,3 +281,49 @@ def test_an_image_for_which_the_teacher_computes_nan_is_set_aside(images, label,
     bias.data.copy_(before)
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["stage"] for line in listed] == ["teacher"] * 4
+
+
+def content_of(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_processes_label_to_the_bytes_of_one(label, images, in_processes, tmp_path, workers):
+    (images / "b.png").write_bytes(b"")
+    Image.new("RGB", (40, 20), "red").save(images / "e.png")
+    Image.new("RGB", (20, 40), "blue").save(images / "f.png")
+    label(shard_size=4)
+    (tmp_path / "out").rename(tmp_path / "one")
+
+    def label_in_process():
+        label(shard_size=4, workers=workers)
+
+    assert in_processes(label_in_process) == [None, None]
+    listed = "quarantine.jsonl"
+    assert (tmp_path / "out" / listed).read_text() == (tmp_path / "one" / listed).read_text()
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "one")
+
+
+def test_two_processes_run_a_stage_together(run_stage, images, in_processes):
+    (images / "b.png").write_bytes(b"")
+    expected, _ = run_stage(0)
+    one = content_of(expected)
+    shutil.rmtree(expected.parent)
+
+    results = in_processes(lambda: (run_stage(0)[1].messages, run_stage(0)[1].messages))
+
+    assert content_of(expected) == one
+    assert [again for _, again in results] == [[], []]
+
+
+def test_a_stage_that_finds_nothing_ends_all_processes(run_stage, teacher, in_processes):
+    bias = teacher.detector.head.classification_head.cls_logits.bias
+    before = bias.detach().clone()
+    torch.nn.init.constant_(bias, -20.0)
+
+    results = in_processes(lambda: run_stage(0))
+
+    bias.data.copy_(before)
+    assert [type(error) for error in results] == [DataError] * 2
+    assert "no box at or above the thresholds" in str(results[1])
