@@ -1,8 +1,8 @@
 """Adaptive distillation: the student's class logits follow the teacher's where that is hard."""
 
 import math
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -171,18 +171,16 @@ def _check_priors(student: DetectorSpec, teacher: DetectorSpec) -> None:
     )
 
 
-def _priors_of(spec: DetectorSpec) -> dict[str, str]:
+def _priors_of(spec: DetectorSpec) -> dict[str, Any]:
     """Return what the priors of a dense head depend on, by name, as it reads in a message."""
     levels = spec.levels_of(FEATURES_NECK).values()
-    return {
-        "family": spec.family,
-        "levels": ", ".join(f"{level.name} (stride {level.stride})" for level in levels),
-    } | {
-        name: f"{value}" for name, value in spec.options.items() if name.startswith(_PRIOR_OPTIONS)
-    }
+    listed = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
+    # Values, not texts: an anchor scale of 4 is one of 4.0.
+    anchors = {n: value for n, value in spec.options.items() if n.startswith(_PRIOR_OPTIONS)}
+    return {"family": spec.family, "levels": listed, **anchors}
 
 
-def _listed(facts: dict[str, str], names: Sequence[str]) -> str:
+def _listed(facts: Mapping[str, Any], names: Sequence[str]) -> str:
     return ", ".join(f"{name} {facts.get(name, 'not given')}" for name in names)
 
 
