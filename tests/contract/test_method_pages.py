@@ -10,7 +10,7 @@ from distildet.recipes.load import load_recipe
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
-@pytest.mark.parametrize("loss", ["feature-imitation"])
+@pytest.mark.parametrize("loss", ["adaptive", "feature-imitation"])
 def test_the_recipe_of_a_loss_is_complete_and_has_the_loss(tmp_path, loss):
     page = (PAGES / f"{loss}.md").read_text("utf-8")
     [recipe] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
