@@ -7,7 +7,7 @@ They hold the same weights after every step, and that of rank 0 writes.
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +17,26 @@ from torch import Tensor
 
 from distildet import artefacts
 from distildet.detectors.base import Detector
-from distildet.errors import DivergedError, ResourceError, StageError
+from distildet.errors import DivergedError, ResourceError
 from distildet.ops.processes import rank, wait_for_all
 from distildet.ops.shared_work import on_first
 from distildet.structures import ImageBatch, Targets
-from distildet.training.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-    step_checkpoints,
-)
 from distildet.training.ema import Ema
 from distildet.training.interruption import Interruption
+from distildet.training.loss_scale import LossScale
 from distildet.training.memory import why_no_smaller_parts
 from distildet.training.metrics_log import MetricsLog
 from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
 from distildet.training.rejected_batch import save_rejected_batch
 from distildet.training.settings import TrainSettings
-from distildet.training.shares import average_step, refuse_differences, start_equal, whole_batch
+from distildet.training.shares import average_step, start_equal, whole_batch
+from distildet.training.stage_state import Counters, StageState
 from distildet.training.task import Task, backward
 
 Batches = Callable[[int, int], Iterator[tuple[ImageBatch, tuple[Targets, ...]]]]
 Evaluate = Callable[[Detector], Mapping[str, float | None]]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 MAX_REJECTED_IN_A_ROW = 10
-KEPT_CHECKPOINTS = 2
-
-
-@dataclass
-class _Counters:
-    """What a checkpoint remembers beside tensors."""
-
-    micro_batches: int = 1
-    rejected: int = 0
-    rejected_in_a_row: int = 0
-    updates: int = 0
-    seconds: float = 0.0
-    best_step: int | None = None
-    best_ap: float | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +97,27 @@ class Trainer:
             task.teacher.to(device).to(memory_format=torch.channels_last)
         start_equal(self.task)
         self.task.train()
+        self.task.precision = settings.precision
         if settings.batch_norm == "frozen":
             task.student.freeze_batch_norm()
         self.optimizer = build_optimizer(task.student, settings, projectors=task.terms.parameters())
+        self.loss_scale = LossScale(device, settings.precision)
         self.ema = Ema(task.student, settings.ema)
-        self.counters = _Counters(settings=settings.as_json())
         self.log = MetricsLog(folder / "metrics.jsonl")
+        self.state = StageState(
+            task,
+            self.ema,
+            self.optimizer,
+            self.loss_scale,
+            self.log,
+            settings=settings,
+            folder=folder,
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted from the first step of the stage on."""
+        return self.state.counters
 
     def run(self) -> TrainResult:
         """Train to the end of the stage.
@@ -135,7 +129,7 @@ class Trainer:
                 the processes have come apart.
             InterruptedRunError: A signal arrived; a checkpoint was written.
         """
-        start, warnings = self._restore()
+        start, warnings = self.state.restore()
         started = time.monotonic() - self.counters.seconds
         evaluation_steps = self.settings.evaluation_steps()
         for step, (batch, targets) in enumerate(
@@ -154,7 +148,7 @@ class Trainer:
                 or finished % self.settings.checkpoint_every == 0
                 or finished == self.settings.steps
             ):
-                self._save(finished)
+                self.state.save(finished)
                 if is_asked_to_stop:
                     self.interruption.raise_if_requested()
         return TrainResult(
@@ -171,10 +165,20 @@ class Trainer:
         buffers = [buffer.clone() for buffer in self.task.buffers()]
         parts = self._backward_in_memory(step, batch, targets, buffers)
         values = average_step(self.task, self._parameters(), parts)
+        loss_is_finite = bool(np.isfinite(list(values.values())).all())
+        self.loss_scale.unscale(self.optimizer)
         values["gradient_norm"] = float(self._gradient_norm())
-        if not all(np.isfinite(value) for value in values.values()):
+        if loss_is_finite and np.isfinite(values["gradient_norm"]):
+            self._update(step, values, rate)
+        elif self.loss_scale.explains(loss_is_finite=loss_is_finite):
+            self._put_back(buffers)
+            self._note({"step": step + 1, "overflow_at_loss_scale": self.loss_scale.value})
+        else:
             self._reject(step, batch, targets, buffers)
-            return
+        self.loss_scale.update()
+
+    def _update(self, step: int, values: Mapping[str, float], rate: float) -> None:
+        """Change the weights, and tell of it."""
         self.counters.rejected_in_a_row = 0
         self.optimizer.step()
         self.ema.update(self.counters.updates)
@@ -192,7 +196,12 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return backward(
-                    self.task, batch, targets, parts=self._micro_batches(), device=self.device
+                    self.task,
+                    batch,
+                    targets,
+                    parts=self._micro_batches(),
+                    device=self.device,
+                    scaled=self.loss_scale.scaled,
                 )
             except torch.OutOfMemoryError as error:
                 reason = why_no_smaller_parts(
@@ -251,7 +260,7 @@ class Trainer:
             raise DivergedError(
                 f"{self.folder}: the loss or its gradient was not finite in "
                 f"{MAX_REJECTED_IN_A_ROW} steps in a row, the last being step {step}. The last "
-                f"good checkpoint is in {self.folder / 'checkpoints'}, the batches are in "
+                f"good checkpoint is in {self.state.checkpoints}, the batches are in "
                 f"{path.parent}. Lower the learning rate or look at the images named there."
             )
 
@@ -263,63 +272,7 @@ class Trainer:
         ap = metrics.get("AP")
         if ap is not None and (self.counters.best_ap is None or ap > self.counters.best_ap):
             self.counters.best_ap, self.counters.best_step = ap, finished
-            folder, checkpoint = self.folder / "checkpoints", self._checkpoint(finished)
-            on_first(lambda: save_checkpoint(folder, "best", checkpoint))
-
-    def _checkpoint(self, finished: int) -> Checkpoint:
-        return Checkpoint(
-            step=finished,
-            tensors={
-                "model": self.task.state_dict(),
-                "ema": self.ema.detector.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer),
-            },
-            state=vars(self.counters),
-        )
-
-    def _save(self, finished: int) -> None:
-        refuse_differences(self.task.state_dict(), str(self.folder))
-        on_first(lambda: self._write(finished))
-
-    def _write(self, finished: int) -> None:
-        # A checkpoint promises that the records up to its step are there.
-        self.log.flush()
-        folder = self.folder / "checkpoints"
-        save_checkpoint(folder, f"step-{finished:06d}", self._checkpoint(finished))
-        for outdated in step_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
-            artefacts.remove_folder(outdated)
-
-    def _newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest checkpoint, after removing what a kill has left behind."""
-        for folder in (self.folder, self.folder / "rejected"):
-            artefacts.remove_partial(folder)
-        return newest_checkpoint(self.folder / "checkpoints")
-
-    def _restore(self) -> tuple[int, list[str]]:
-        # Read once and handed on, so that all go on from the same step.
-        checkpoint, warnings = on_first(self._newest)
-        if checkpoint is None:
-            on_first(lambda: self.log.keep_until(0))
-            return 0, warnings
-        counters = _Counters(**checkpoint.state)
-        changes = self.settings.changes_from(counters.settings)
-        if changes:
-            raise StageError(
-                f"{self.folder}: the stage was begun with other settings: {'; '.join(changes)}. "
-                "Put them back, choose another --out, or delete this folder."
-            )
-        self.counters = counters
-        try:
-            self.task.load_state_dict(dict(checkpoint.tensors["model"]))
-            self.ema.detector.load_state_dict(dict(checkpoint.tensors["ema"]))
-        except RuntimeError as error:
-            raise StageError(
-                f"{self.folder}: its checkpoint belongs to another student ({error}). Take the "
-                "student that the stage was begun with, or delete this folder."
-            ) from error
-        restore_optimizer(self.optimizer, checkpoint.tensors["optimizer"])
-        on_first(lambda: self.log.keep_until(checkpoint.step))
-        return checkpoint.step, warnings
+            self.state.save_best(finished)
 
 
 def seed_everything(seed: int, stage: str, step: int) -> None:
