@@ -1,5 +1,6 @@
 """`distildet label`: a teacher's boxes for a folder of images."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distildet.classes import ClassList
+    from distildet.data.dataset import Dataset, Sample
     from distildet.data.image_record import ImageRecord
     from distildet.data.write_label_studio import LabelStudioOptions
+    from distildet.pseudolabels.store import PseudoLabelStore
 
 
 def label(
@@ -60,55 +63,86 @@ def label(
     COCO becomes labels.json with scores; other formats become a folder of their name.
 
     Example: distildet label runs/teacher/student photos --out labels --export yolo
+    With two GPUs: torchrun --nproc-per-node 2 -m distildet label runs/teacher/student photos ...
     """
-    from distildet.data.folder import read_folder
-    from distildet.data.owned_folder import refuse_others
     from distildet.data.write_label_studio import LabelStudioOptions
-    from distildet.pseudolabels.export import stored_records
-    from distildet.recipes.label_stage import STORE, label_with, read_labels
+    from distildet.ops.processes import rank
+    from distildet.ops.shared_work import on_first
+    from distildet.recipes.label_stage import STORE, label_with
+    from distildet.recipes.progress import Silence
     from distildet.recipes.run_context import Teacher
-    from distildet.recipes.run_folder import locked, refuse_foreign
+    from distildet.recipes.run_folder import locked
     from distildet.recipes.runner import choose_device
+    from distildet.training.distributed import process_group
     from distildet.training.interruption import interruptible
 
-    refuse_foreign(out, begun_with=STORE)
     formats = list(dict.fromkeys(export or [ExportFormat.COCO]))
-    for name in formats:
-        if name != ExportFormat.COCO:
-            refuse_others(out / name)
-    dataset = read_folder(images, listed=listed)
-    samples = dataset.samples
-    loaded = Teacher(teacher)
-    classes = loaded.detector.spec.classes
     console = Console()
-    for line in dataset.notes:
-        console.message(f"Left out: {line}")
     try:
-        with locked(out), interruptible() as interruption:
+        with process_group(), ExitStack() as held, interruptible() as interruption:
+            progress = console if rank() == 0 else Silence()
+            dataset = on_first(lambda: _begin(images, listed, out, formats))
+            loaded = Teacher(teacher)
+            for line in dataset.notes:
+                progress.message(f"Left out: {line}")
+            on_first(lambda: held.enter_context(locked(out)))
             store = label_with(
                 loaded,
-                samples,
-                classes,
+                dataset.samples,
+                loaded.detector.spec.classes,
                 out / STORE,
                 batch_size=batch_size,
                 workers=workers,
                 device=choose_device(device),
                 interruption=interruption,
-                progress=console,
+                progress=progress,
                 work="images",
                 on_bad_image=on_bad_image,
                 max_bad_fraction=max_bad_fraction,
-            )
-            records = stored_records(
-                read_labels(store, samples), classes, thresholds=dict.fromkeys(classes, threshold)
             )
             options = LabelStudioOptions(
                 image_prefix=image_prefix,
                 model_version=f"{teacher.resolve().name}-{loaded.fingerprint[:12]}",
             )
-            written = [_export(name, out, records, classes, options) for name in formats]
+            console.close()
+            on_first(lambda: _finish(out, formats, store, dataset.samples, threshold, options))
     finally:
         console.close()
+
+
+def _begin(
+    images: Path, listed: Path | None, out: Path, formats: "Sequence[ExportFormat]"
+) -> "Dataset":
+    """Refuse folders of others, then list the images."""
+    from distildet.data.folder import read_folder
+    from distildet.data.owned_folder import refuse_others
+    from distildet.recipes.label_stage import STORE
+    from distildet.recipes.run_folder import refuse_foreign
+
+    refuse_foreign(out, begun_with=STORE)
+    for name in formats:
+        if name != ExportFormat.COCO:
+            refuse_others(out / name)
+    return read_folder(images, listed=listed)
+
+
+def _finish(
+    out: Path,
+    formats: "Sequence[ExportFormat]",
+    store: "PseudoLabelStore",
+    samples: "Sequence[Sample]",
+    threshold: float,
+    options: "LabelStudioOptions",
+) -> None:
+    """Write the labels in every format, and say what is in them."""
+    from distildet.pseudolabels.export import stored_records
+    from distildet.recipes.label_stage import read_labels
+
+    classes = store.classes
+    records = stored_records(
+        read_labels(store, samples), classes, thresholds=dict.fromkeys(classes, threshold)
+    )
+    written = [_export(name, out, records, classes, options) for name in formats]
     print_line(
         f"{sum(map(len, records))} boxes (score {threshold} and above) on "
         f"{sum(map(bool, records))} of {len(records)} images"

@@ -184,3 +184,26 @@ def test_a_damaged_image_can_end_the_work(label, tmp_path):
 
     assert isinstance(done.exception, DataError)
     assert "c.png: the file is not an image" in str(done.exception)
+
+
+def test_of_two_processes_the_first_writes_and_tells_what_one_would(label, tmp_path, in_processes):
+    expected = label("--export", "coco", "--export", "yolo")
+    (tmp_path / "out").rename(tmp_path / "one")
+
+    told = in_processes(lambda: label("--export", "coco", "--export", "yolo").stdout)
+
+    assert told[1] == ""
+    assert told[0].splitlines()[-5:] == expected.stdout.splitlines()[-5:]
+    for name in ("labels.json", "yolo/labels/a.txt", "store/shards/shard-00000.parquet"):
+        written, wanted = (tmp_path / folder / name for folder in ("out", "one"))
+        assert written.read_bytes() == wanted.read_bytes()
+
+
+def test_a_folder_that_others_hold_ends_both_processes(label, tmp_path, in_processes):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    results = in_processes(lambda: label().exception)
+
+    assert [type(error) for error in results] == [ConfigError] * 2
+    assert "since it is not empty (it has 'mine.txt')" in str(results[1])
