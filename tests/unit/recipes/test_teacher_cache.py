@@ -3,7 +3,10 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +27,7 @@ from distildet.detectors.fcos import FCOS
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import ConfigError, DataError, InterruptedRunError, ResourceError, StoreError
 from distildet.losses.adaptive import Adaptive
+from distildet.recipes import teacher_cache
 from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.load import load_recipe
 from distildet.recipes.run_context import RunContext, Teacher
@@ -366,6 +370,30 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_stored(
     assert not (stage_folder / CACHE / "shards").exists()
 
 
+def test_two_processes_store_what_one_does(cached, in_processes, stage_folder, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_SIZE", 3)
+    cached()
+    alone = contents(stage_folder)
+    shutil.rmtree(stage_folder)
+
+    results = in_processes(lambda: type(cached()).__name__)
+
+    assert results == ["CachedTeacher", "CachedTeacher"]
+    assert contents(stage_folder) == alone
+
+
+def test_the_error_of_one_process_ends_all(cached, in_processes, images, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_SIZE", 3)
+    (images / "3.png").write_bytes(b"")
+
+    def refused():
+        with pytest.raises(DataError, match=r"3\.png: the file is empty"):
+            cached()
+        return "refused"
+
+    assert in_processes(refused) == ["refused", "refused"]
+
+
 def test_an_image_that_cannot_be_decoded_ends_the_work(cached, streams, images):
     (images / "3.png").write_bytes(b"")
 
@@ -462,3 +490,19 @@ def test_a_cache_that_outlived_its_stage_is_deleted(context, stage_folder):
     train(context, stage_folder)
 
     assert not (stage_folder / CACHE).exists()
+
+
+def test_a_kill_at_any_file_operation_costs_at_most_a_shard(tmp_path):
+    script = Path(__file__).with_name("cache_with_kills.py")
+
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    # Three shards and the layout, each of two files, and a manifest; each is opened, renamed and
+    # flushed.
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["killed"] >= 9 * 3
+    assert result["different"] == []
+    assert result["computed_again"] == []
