@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,10 @@ ModelArgument = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option(help="What networks compute in; boxes, losses and weights are always fp32."),
+]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images that the network sees at once.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distildet.cli.console import Console, print_line, speaks
-from distildet.cli.options import DeviceOption
+from distildet.cli.options import DeviceOption, PrecisionOption
 
 if TYPE_CHECKING:
+    from distildet.ops.precision import Precision
     from distildet.recipes.schema import Recipe
 
 
@@ -20,6 +21,7 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/NAME.")] = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Run a recipe: teacher, student, baseline, result. Continues by itself.
 
@@ -29,10 +31,12 @@ def run(
     from distildet.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    run_and_show(loaded, out or Path("runs") / loaded.name, device)
+    run_and_show(loaded, out or Path("runs") / loaded.name, device, precision)
 
 
-def run_and_show(recipe: "Recipe", out: Path, device: str) -> dict[str, Any]:
+def run_and_show(
+    recipe: "Recipe", out: Path, device: str, precision: "Precision" = "fp32"
+) -> dict[str, Any]:
     """Run a loaded recipe with progress and print its result.
 
     Of several processes only the first shows anything.
@@ -41,10 +45,10 @@ def run_and_show(recipe: "Recipe", out: Path, device: str) -> dict[str, Any]:
     from distildet.recipes.runner import run_recipe
 
     if not speaks():
-        return run_recipe(recipe, out=out, device=device, progress=Silence())
+        return run_recipe(recipe, out=out, device=device, progress=Silence(), precision=precision)
     console = Console()
     try:
-        result = run_recipe(recipe, out=out, device=device, progress=console)
+        result = run_recipe(recipe, out=out, device=device, progress=console, precision=precision)
     finally:
         console.close()
     for line in result_lines(result, out):

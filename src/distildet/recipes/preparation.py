@@ -10,6 +10,7 @@ from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError, DistildetError
 from distildet.losses.base import misfit
+from distildet.ops.precision import Precision
 from distildet.ops.processes import num_processes
 from distildet.pseudolabels.select import choose_thresholds
 from distildet.recipes.distill_terms import term_settings
@@ -33,6 +34,7 @@ def prepare(
     interruption: Interruption,
     progress: Progress,
     is_new: bool,
+    precision: Precision = "fp32",
 ) -> RunContext:
     """Read images, annotations and teachers, and make sure that they fit the recipe.
 
@@ -44,6 +46,7 @@ def prepare(
         progress: Told which classes belong together.
         is_new: Do once, before any long work, also what only the weights to start from, the
             thresholds and the losses can show; an old run has passed that.
+        precision: What teachers and students compute in.
 
     Raises:
         DistildetError: Faults of data, weights, class lists or stages; all that can be found at
@@ -76,6 +79,7 @@ def prepare(
         interruption=interruption,
         progress=progress,
         teachers=tuple(teacher for teacher in teachers if teacher is not None),
+        precision=precision,
     )
     if is_new:
         _rehearse(context, faults, has_teachers=len(context.teachers) == len(teachers))

@@ -15,7 +15,8 @@ import torch
 
 from distildet import artefacts
 from distildet.errors import ConfigError, StageError
-from distildet.recipes.schema import LabelStage, TrainStage
+from distildet.ops.precision import Precision
+from distildet.recipes.schema import LabelStage, Recipe, TrainStage
 
 LOCK = ".lock"
 RESULT = "result.json"
@@ -114,6 +115,21 @@ def check_same(
             f"{path.parent}: this run was begun with other {what}: {'; '.join(shown)}. "
             "Put it back as it was, choose another --out, or delete the folder."
         )
+
+
+def settings_of(recipe: Recipe, precision: Precision) -> dict[str, Any]:
+    """Return all settings of a run as JSON values."""
+    return {**recipe.model_dump(mode="json"), "precision": precision}
+
+
+def changed_settings(before: Any, now: Any) -> list[str]:
+    """Return one line for each setting that differs and may not.
+
+    Args:
+        before: As a run noted them; one from before there was a choice had the precision fp32.
+        now: As `settings_of` returns them.
+    """
+    return _differences({"precision": "fp32", **before}, now)
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
 from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
+from distildet.ops.precision import Precision, refuse_unsupported
 from distildet.ops.processes import num_processes
 from distildet.ops.shared_work import on_first
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
@@ -34,12 +35,14 @@ from distildet.recipes.run_folder import (
     TEACHER,
     WEIGHTS,
     arm_folder,
+    changed_settings,
     check_same,
     environment,
     locked,
     read_json,
     refuse_foreign,
     remove_leftovers,
+    settings_of,
     stage_folder,
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
@@ -106,7 +109,14 @@ def _own_device(name: str, count: int) -> torch.device:
     return own
 
 
-def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe,
+    *,
+    out: Path,
+    device: str,
+    progress: Progress,
+    precision: Precision = "fp32",
+) -> dict[str, Any]:
     """Run a recipe, or go on with it, and return what `result.json` holds.
 
     Args:
@@ -114,18 +124,23 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
         out: The run folder.
         device: As for `choose_device`.
         progress: Told everything that a user may want to see.
+        precision: What teachers and students compute in, but for evaluation. A run keeps to it.
 
     Raises:
-        ConfigError: The folder holds something else, or cannot be written.
-        StageError: The folder belongs to another recipe, other data, or another process.
+        ConfigError: The folder holds something else, or cannot be written; or the device does
+            not compute in the precision.
+        StageError: The folder belongs to another recipe, other data, another precision, or
+            another process.
         DistildetError: Any fault of data, weights or settings, named.
     """
     with process_group():
         chosen = choose_device(device)
+        refuse_unsupported(chosen, precision)
         # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
         torch.use_deterministic_algorithms(chosen.type == "cpu")
         with _entered(out), interruptible() as interruption:
-            check_same(out / SETTINGS, recipe.model_dump(mode="json"), "settings")
+            settings = settings_of(recipe, precision)
+            check_same(out / SETTINGS, settings, "settings", changed_settings)
             finished = on_first(lambda: _finished(out, recipe))
             if finished is not None:
                 progress.message(f"{out}: this run has already finished.")
@@ -136,6 +151,7 @@ def run_recipe(recipe: Recipe, *, out: Path, device: str, progress: Progress) ->
                 device=chosen,
                 interruption=interruption,
                 progress=progress,
+                precision=precision,
                 is_new=on_first(lambda: not (out / SETTINGS).exists()),
             )
             _begin(context)
@@ -197,7 +213,7 @@ def _note(
 ) -> None:
     out, recipe = context.out, context.recipe
     if not (out / SETTINGS).exists():
-        artefacts.write_json(out / SETTINGS, recipe.model_dump(mode="json"))
+        artefacts.write_json(out / SETTINGS, settings_of(recipe, context.precision))
     artefacts.write_json(out / DATA, files)
     artefacts.write_json(out / WEIGHTS, weights)
     artefacts.write_text(out / RECIPE, dump_recipe(recipe))

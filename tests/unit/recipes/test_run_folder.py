@@ -8,6 +8,7 @@ import pytest
 from distildet.errors import ConfigError, StageError
 from distildet.recipes.run_folder import (
     arm_folder,
+    changed_settings,
     check_same,
     is_done,
     locked,
@@ -194,3 +195,17 @@ def test_stages_are_folders_of_their_arm_counted_from_1(tmp_path):
 
     assert arm == tmp_path / "seed-7" / "baseline"
     assert stage_folder(arm, 0, LabelStage(stage="label")).name == "01-label"
+
+
+def test_a_run_keeps_to_its_precision():
+    before, now = {"name": "a", "precision": "fp16"}, {"name": "a", "precision": "bf16"}
+
+    assert changed_settings(before, now) == ["precision was 'fp16' and is 'bf16'"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "differences"),
+    [("fp32", []), ("bf16", ["precision was 'fp32' and is 'bf16'"])],
+)
+def test_a_run_from_before_there_was_a_precision_had_fp32(precision, differences):
+    assert changed_settings({"name": "a"}, {"name": "a", "precision": precision}) == differences
