@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset as TorchDataset
 
 from distildet.data.dataset import Annotations, Sample
+from distildet.data.pixel_cache import PixelCache
 from distildet.data.transforms import (
     Augmentation,
     View,
@@ -23,6 +24,7 @@ from distildet.data.transforms import (
     plan_augmented,
     plan_fit,
     view_file,
+    view_picture,
     view_targets,
 )
 from distildet.data.workers import Batch, Packed, load_steps, pack
@@ -41,10 +43,12 @@ class TrainingSample:
     Args:
         sample: The image.
         targets: With boxes in the image frame; they are mapped when the view is drawn.
+        cache: Where the decoded image is kept; None decodes the file for each view.
     """
 
     sample: Sample
     targets: Targets
+    cache: PixelCache | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,6 +223,7 @@ def render_view(draw: Draw, image_size: int, augmentation: Augmentation | None) 
         DataError: The image cannot be decoded.
     """
     sample, targets = draw.training_sample.sample, draw.training_sample.targets
+    cache = draw.training_sample.cache
 
     def plan(size: tuple[int, int]) -> ViewPlan:
         if augmentation is None:
@@ -226,7 +231,10 @@ def render_view(draw: Draw, image_size: int, augmentation: Augmentation | None) 
         generator = torch.Generator().manual_seed(draw.view_seed)
         return plan_augmented(size, targets.boxes, image_size, augmentation, generator)
 
-    return view_file(sample.path, plan)
+    if cache is None:
+        return view_file(sample.path, plan)
+    picture = cache.picture(sample.path)
+    return view_picture(picture, plan(picture.size))
 
 
 @lru_cache(maxsize=8)

@@ -124,6 +124,11 @@ class DataConfig(Section):
     workers: Annotated[Integer, Field(ge=0)] = Field(
         default=2, description="Processes that load images; 0 = in the main process."
     )
+    cache: Literal["none", "memory"] = Field(
+        default="none",
+        description="memory: each training image is decoded once and kept, no larger than its "
+        "views need it; the memory that this takes is told first, and refused if it is not free.",
+    )
     labeled: Annotated[LabeledSourceConfig | None, NonePossible] = Field(
         default=None, description="Annotated images to learn from."
     )

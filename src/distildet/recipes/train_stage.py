@@ -15,11 +15,13 @@ from distildet.detectors.bundle import save_detector
 from distildet.errors import ConfigError, DataError
 from distildet.evaluation.coco_metrics import evaluate_detections
 from distildet.evaluation.detect_dataset import detect_dataset
+from distildet.ops.precision import Precision
 from distildet.ops.processes import num_processes, rank
 from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.recipes.distill_terms import build_terms, term_settings
+from distildet.recipes.kept_images import keep_decoded
 from distildet.recipes.label_stage import STORE, read_thresholds
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT, is_done, write_done
@@ -67,8 +69,15 @@ def run_train_stage(
         (_stream(context, stage, name, labels, seed), count)
         for name, count in stage.counts().items()
     ]
-    settings = _settings(stage, seed, folder.name, steps)
+    settings = _settings(stage, seed, folder.name, steps, context.precision)
     work = context.work(folder)
+    if context.recipe.data.cache == "memory":
+        streams, line = keep_decoded(
+            streams,
+            image_size=context.recipe.data.image_size,
+            augmentation=_augmentation(stage),
+        )
+        context.progress.message(f"{work}: {line}")
     trainer = Trainer(
         _task(
             initial_student(context, stage, seed, previous),
@@ -220,7 +229,9 @@ def _augmentation(stage: TrainStage) -> Augmentation | None:
     return Augmentation(flip=config.flip, zoom=config.zoom, colour=config.colour)
 
 
-def _settings(stage: TrainStage, seed: int, name: str, steps: int) -> TrainSettings:
+def _settings(
+    stage: TrainStage, seed: int, name: str, steps: int, precision: Precision
+) -> TrainSettings:
     return TrainSettings(
         seed=seed,
         stage=name,
@@ -238,5 +249,6 @@ def _settings(stage: TrainStage, seed: int, name: str, steps: int) -> TrainSetti
         batch_norm=stage.batch_norm,
         evaluations=stage.evaluations,
         checkpoint_every=stage.checkpoint_every,
+        precision=precision,
         terms=tuple(term_settings(entry) for entry in stage.distill),
     )

@@ -169,6 +169,7 @@ def test_the_resolved_recipe_has_every_default(load_plain, project):
         "data": {
             "image_size": 64,
             "workers": 2,
+            "cache": "none",
             "labeled": {
                 "format": "coco",
                 "images": f"{project}/images",
