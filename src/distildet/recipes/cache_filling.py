@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distildet.detectors.base import Detector
 from distildet.errors import ResourceError
+from distildet.ops.precision import network_precision
 from distildet.ops.shared_work import on_first, share_out
 from distildet.pseudolabels.dense_codes import encode_dense, layout_of
 from distildet.pseudolabels.dense_store import DenseStore
@@ -52,7 +53,7 @@ def fill_cache(
     detector = _on_device(context.teachers[0].detector, context.device)
     if not has_layout:
         # It does not depend on the images, so that every process may look at the same one.
-        layout = layout_of(_dense(detector, next(batches([range(1)])), context.device), top_k)
+        layout = layout_of(_dense(detector, next(batches([range(1)])), context), top_k)
         on_first(lambda: store.write_layout(layout))
     on_first(lambda: _tell_size(context, store, missing))
 
@@ -65,7 +66,7 @@ def fill_cache(
             stored = []
             for batch in itertools.islice(loaded, len(split)):
                 context.interruption.raise_if_requested()
-                stored += _encoded(detector, batch, context.device, top_k)
+                stored += _encoded(detector, batch, context, top_k)
                 progress.advance(len(batch))
             columns = {name: torch.cat([part[name] for part in stored]) for name in stored[0]}
             store.write_shard(index, columns)
@@ -132,14 +133,14 @@ def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.3g}"
 
 
-def _dense(detector: Detector, batch: ImageBatch, device: torch.device) -> DensePrediction:
-    with torch.inference_mode():
-        dense: DensePrediction = detector(batch.to(device), want={DENSE}).dense
+def _dense(detector: Detector, batch: ImageBatch, context: RunContext) -> DensePrediction:
+    with torch.inference_mode(), network_precision(context.device, context.precision):
+        dense: DensePrediction = detector(batch.to(context.device), want={DENSE}).dense
     return dense
 
 
 def _encoded(
-    detector: Detector, batch: ImageBatch, device: torch.device, top_k: int
+    detector: Detector, batch: ImageBatch, context: RunContext, top_k: int
 ) -> list[dict[str, Tensor]]:
     """Return what is stored of a batch, in parts that fit into the memory.
 
@@ -147,17 +148,17 @@ def _encoded(
         ResourceError: The memory is too small for a single image.
     """
     try:
-        dense = _dense(detector, batch, device)
+        dense = _dense(detector, batch, context)
         return [encode_dense(dense, batch.image_ids, top_k=top_k)]
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
             height, width = batch.pixels.shape[2:]
             raise ResourceError(
-                f"The memory of {device} is too small for the teacher to see the image "
+                f"The memory of {context.device} is too small for the teacher to see the image "
                 f"{batch.image_ids[0]} at {height}x{width} pixels. Free memory, or use a smaller "
                 "image size."
             ) from error
     torch.cuda.empty_cache()
     half = len(batch) // 2
     parts = (batch.part(0, half), batch.part(half, len(batch)))
-    return [one for part in parts for one in _encoded(detector, part, device, top_k)]
+    return [one for part in parts for one in _encoded(detector, part, context, top_k)]

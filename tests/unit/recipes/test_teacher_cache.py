@@ -142,7 +142,12 @@ def listener():
 
 
 @pytest.fixture
-def context(teachers, family, images, listener, tmp_path):
+def precision():
+    return "fp32"
+
+
+@pytest.fixture
+def context(teachers, family, images, listener, tmp_path, precision):
     teacher = teachers[family]
     text = RECIPE.format(teacher=teacher.path, family=family)
     (tmp_path / "recipe.yaml").write_text(text)
@@ -157,6 +162,7 @@ def context(teachers, family, images, listener, tmp_path):
             interruption=interruption,
             progress=listener,
             teachers=(teacher,),
+            precision=precision,
         )
 
 
@@ -421,6 +427,19 @@ def test_the_weights_of_the_teacher_are_left_alone(cached, teachers):
 
     after = teachers["retinanet"].detector.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_the_teacher_computes_in_the_precision_of_the_run(cached, teachers):
+    types = set()
+    handle = teachers["retinanet"].detector.neck.register_forward_hook(
+        lambda module, args, maps: types.update(one.dtype for one in maps.values())
+    )
+
+    cached()
+    handle.remove()
+
+    assert types == {torch.bfloat16}
 
 
 def test_memory_that_runs_out_halves_the_batch(cached, teachers, batches, monkeypatch):
