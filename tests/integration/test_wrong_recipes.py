@@ -25,7 +25,7 @@ SCHEMA_CASES = [
     Case(
         name="an unknown key",
         change=edited(("workers: 0", "worker: 0")),
-        says=("data.worker: unknown key. Accepted: image_size,", "Did you mean 'workers'?"),
+        says=("data.worker: unknown key. Accepted: cache, image_size,", "Did you mean 'workers'?"),
     ),
     Case(
         name="an unknown key deep inside",
