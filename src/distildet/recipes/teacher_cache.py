@@ -40,7 +40,7 @@ def refuse_uncached(loss: str) -> None:
         raise ConfigError(
             f"teacher_cache keeps nothing of the teacher but its part {', '.join(CACHED_PARTS)!r}, "
             f"and the loss {loss!r} needs its {', '.join(sorted(more))}. Remove teacher_cache, or "
-            f"take a loss that needs no more: {', '.join(fitting) or 'there is none yet'}."
+            f"take a loss that needs no more: {', '.join(fitting)}."
         )
 
 
@@ -89,6 +89,11 @@ def cached_teacher(
         # Views are cut around the boxes.
         "boxes_fingerprint": _boxes_fingerprint(streams),
     }
+    if steps * sum(count for _, count in streams) <= len(draws):
+        context.progress.message(
+            f"Teacher cache: no view comes twice in {steps} steps, so that nothing is saved. Set "
+            f"teacher_cache.views below {config.views}, or to false."
+        )
     store = _opened(folder / CACHE, settings, teacher.detector, draws)
     fill_cache(
         context,

@@ -290,6 +290,16 @@ def test_the_size_is_told_beforehand_and_exact(cached, listener, stage_folder):
     assert 0 < shard.stat().st_size - 10 * view_bytes < 300
 
 
+def test_a_cache_that_saves_nothing_is_told(cached, listener):
+    # Nine images of ten views.
+    cached(steps=3)
+
+    assert listener.messages[0] == (
+        "Teacher cache: no view comes twice in 3 steps, so that nothing is saved. Set "
+        "teacher_cache.views below 2, or to false."
+    )
+
+
 def test_progress_ends_with_the_last_view(cached, listener):
     cached()
 
