@@ -24,9 +24,10 @@ class Messages(Silence):
 
 @pytest.fixture
 def run():
-    def run_here(recipe, out, *overrides, progress=None):
+    def run_here(recipe, out, *overrides, progress=None, **options):
         loaded = load_recipe(recipe, overrides)
-        return run_recipe(loaded, out=out, device="cpu", progress=progress or Silence())
+        told = progress or Silence()
+        return run_recipe(loaded, out=out, device="cpu", progress=told, **options)
 
     yield run_here
     torch.use_deterministic_algorithms(False)
@@ -159,3 +160,16 @@ def test_kept_detections_evaluate_to_the_metrics_of_the_result(tiny, arm):
 
     expected = json.loads((tiny.run / "result.json").read_text())["models"][arm]["per_seed"]
     assert [evaluation.metrics for evaluation in evaluations] == expected
+
+
+def test_a_run_keeps_to_the_precision_that_it_was_begun_with(copied, run):
+    arguments = (copied / "student.yaml", copied / "run", SHORT, "baseline=false")
+    run(*arguments, precision="bf16")
+    (copied / "run" / "result.json").unlink()
+
+    with pytest.raises(StageError, match="other settings: precision was 'bf16' and is 'fp32'"):
+        run(*arguments)
+
+    (state,) = (copied / "run").glob("seed-*/01-train/checkpoints/step-*/state.json")
+    assert json.loads(state.read_text())["settings"]["precision"] == "bf16"
+    assert run(*arguments, precision="bf16")["models"]["student"]["metrics"] is not None

@@ -18,6 +18,7 @@ from distildet.cli.options import (
     DeviceOption,
     ListOption,
     ModelArgument,
+    PrecisionOption,
     WorkersOption,
 )
 
@@ -57,6 +58,7 @@ def label(
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Label images with a teacher: a resumable store, and its boxes in formats of other tools.
 
@@ -93,10 +95,11 @@ def label(
                 out / STORE,
                 batch_size=batch_size,
                 workers=workers,
-                device=choose_device(device),
+                device=choose_device(device, precision),
                 interruption=interruption,
                 progress=progress,
                 work="images",
+                precision=precision,
                 on_bad_image=on_bad_image,
                 max_bad_fraction=max_bad_fraction,
             )

@@ -66,13 +66,18 @@ class _Arm:
     steps: Sequence[int | None]
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, precision: Precision = "fp32") -> torch.device:
     """Return the device of a name: cpu, cuda, mps, or auto for the best that is there.
 
     Of several processes on a machine each takes a GPU of its own.
 
+    Args:
+        name: Of the device.
+        precision: What it shall compute in.
+
     Raises:
-        ConfigError: The name is unknown, there is no such device, or too few for the processes.
+        ConfigError: The name is unknown, there is no such device, or too few for the processes;
+            or it does not compute in the precision.
     """
     is_there = {
         "cuda": torch.cuda.is_available(),
@@ -91,7 +96,9 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(
             f"--device is {name!r}. Accepted here: {kind}, or {kind}:N with N below {count}."
         )
-    return torch.device(name) if num_processes() == 1 else _own_device(name, count)
+    chosen = torch.device(name) if num_processes() == 1 else _own_device(name, count)
+    refuse_unsupported(chosen, precision)
+    return chosen
 
 
 def _own_device(name: str, count: int) -> torch.device:
@@ -134,8 +141,7 @@ def run_recipe(
         DistildetError: Any fault of data, weights or settings, named.
     """
     with process_group():
-        chosen = choose_device(device)
-        refuse_unsupported(chosen, precision)
+        chosen = choose_device(device, precision)
         # On the CPU every kernel then adds up in a fixed order; resuming is exact to the bit.
         torch.use_deterministic_algorithms(chosen.type == "cpu")
         with _entered(out), interruptible() as interruption:

@@ -12,7 +12,7 @@ from distildet.classes import ClassList
 from distildet.cli.app import app
 from distildet.data.annotated import read_annotated
 from distildet.detectors.bundle import build_detector, save_detector
-from distildet.errors import ConfigError, DataError, GateError
+from distildet.errors import ConfigError, DataError, GateError, StoreError
 
 
 @pytest.fixture
@@ -139,6 +139,22 @@ def test_an_untouched_coco_file_is_replaced_by_other_boxes(label, tmp_path):
 
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / "labels.json").read_text())["annotations"] == []
+
+
+def test_labels_of_another_precision_are_not_mixed_in(label):
+    assert label("--precision", "bf16").exit_code == 0
+
+    again = label("--precision", "fp32")
+
+    assert isinstance(again.exception, StoreError)
+    assert "settings.precision was 'bf16' and is 'fp32'" in str(again.exception)
+
+
+def test_an_unknown_precision_is_refused(label):
+    done = label("--precision", "fp8")
+
+    assert done.exit_code == 2
+    assert "'fp32', 'bf16', 'fp16'" in done.stderr
 
 
 def test_an_unknown_format_is_refused(label):
