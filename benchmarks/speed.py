@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
+from speed_rows.caching import caching
 from speed_rows.evaluation import evaluation
 from speed_rows.labeling import labeling
 from speed_rows.settings import Settings
@@ -39,6 +40,7 @@ MEASUREMENTS: Mapping[str, Callable[[Settings], list[Row]]] = {
     "supervised-step": supervised_step,
     "distill-step": distill_step,
     "labeling": labeling,
+    "cached-teacher": caching,
     "evaluation": evaluation,
 }
 

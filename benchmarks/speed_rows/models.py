@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection, resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 
 from distildet.classes import ClassList
 from distildet.data.loader import collate
@@ -16,7 +16,7 @@ from distildet.detectors.base import Detector
 from distildet.detectors.faster_rcnn import FasterRCNN
 from distildet.detectors.fcos import FCOS
 from distildet.detectors.retinanet import RetinaNet
-from distildet.structures import DENSE, ImageBatch, Targets
+from distildet.structures import DENSE, ImageBatch, Targets, move_targets
 
 NUM_CLASSES = 20
 CLASSES = ClassList(tuple(f"class {label}" for label in range(NUM_CLASSES)))
@@ -64,7 +64,7 @@ class Inputs:
     def to(self, device: torch.device) -> "Inputs":
         """Return the inputs on a device."""
         return Inputs(
-            batch=self.batch.to(device), targets=tuple(one.to(device) for one in self.targets)
+            batch=self.batch.to(device), targets=tuple(move_targets(self.targets, device))
         )
 
     def stock_images(self) -> list[Tensor]:
@@ -97,7 +97,7 @@ def make_pair(
     torch.manual_seed(seed)
     stock = _STOCK[family](backbone, neck_channels)
     # In eval mode the transform would resize.
-    stock.transform.register_forward_pre_hook(lambda module, _: module.train() and None)
+    stock.get_submodule("transform").register_forward_pre_hook(_train)
     ours = _OURS[family](
         CLASSES,
         backbone=f"torchvision/{backbone}",
@@ -110,12 +110,18 @@ def make_pair(
     return Pair(stock=stock, ours=ours, has_background=family == "faster_rcnn")
 
 
+def _train(module: nn.Module, _: object) -> None:
+    module.train()
+
+
 def _our_name(name: str) -> str:
     start = next((start for start in _OUR_NAMES if name.startswith(start)), "")
     return _OUR_NAMES.get(start, "") + name.removeprefix(start)
 
 
-def _pyramid(backbone: str, channels: int, first: int, extra: nn.Module | None) -> BackboneWithFPN:
+def _pyramid(
+    backbone: str, channels: int, first: int, extra: ExtraFPNBlock | None
+) -> BackboneWithFPN:
     return BackboneWithFPN(
         getattr(resnet, backbone)(weights=None),
         dict(list(_STOCK_LEVELS.items())[first:]),
@@ -214,4 +220,4 @@ def spread_scores(pair: Pair, batch: ImageBatch) -> None:
     dense = pair.ours.eval()(batch, want={DENSE}).dense
     deviation = float(torch.cat(dense.logits, dim=1).std())
     for model in (pair.stock, pair.ours):
-        model.get_submodule("head.classification_head.cls_logits").weight *= SPREAD / deviation
+        model.get_parameter("head.classification_head.cls_logits.weight").mul_(SPREAD / deviation)

@@ -1,12 +1,14 @@
 """Rows of training: steps of our loop against steps written down plainly."""
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from distildet.data.workers import Batch
 from distildet.detectors.base import Detector
 from distildet.losses.base import DistillationLoss, Needs
 from distildet.losses.feature_imitation import FeatureImitation
@@ -38,45 +40,31 @@ class LoopStep:
 
     Args:
         task: What is trained.
-        inputs: The batch of every step.
+        source: Gives the batches, without end.
         folder: For the stage.
         device: Where to compute.
         ema: Decay of the averaged weights; 0 for none.
     """
 
     def __init__(
-        self, task: Task, inputs: Inputs, folder: Path, device: torch.device, *, ema: float
+        self,
+        task: Task,
+        source: Iterator[Batch],
+        folder: Path,
+        device: torch.device,
+        *,
+        ema: float = 0.0,
     ) -> None:
-        self.inputs = inputs
-        settings = TrainSettings(
-            seed=0,
-            stage="speed",
-            steps=STEPS,
-            lr=RATE,
-            weight_decay=WEIGHT_DECAY,
-            warmup=0.0,
-            decay="constant",
-            ema=ema,
-            clip=CLIP,
-            checkpoint_every=STEPS,
-        )
         self.trainer = Trainer(
             task,
-            settings,
+            train_settings(ema=ema),
             folder,
-            batches=self._batches,
+            batches=lambda start, stop: itertools.islice(source, 1),  # noqa: ARG005 - the loop's contract
             evaluate=None,
             device=device,
             interruption=Interruption(),
             progress=_drop,
         )
-
-    def _batches(
-        self,
-        start: int,  # noqa: ARG002 - the loop's contract
-        stop: int,  # noqa: ARG002
-    ) -> Iterator[tuple[ImageBatch, tuple[Targets, ...]]]:
-        yield self.inputs.batch, self.inputs.targets
 
     def __call__(self) -> None:
         """Take a step."""
@@ -85,6 +73,28 @@ class LoopStep:
     def forget(self) -> None:
         """Delete the records, which a run would read and shorten first."""
         (self.trainer.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def train_settings(*, ema: float = 0.0, terms: tuple[TermSettings, ...] = ()) -> TrainSettings:
+    """Return settings with which a step changes next to nothing.
+
+    Args:
+        ema: Decay of the averaged weights; 0 for none.
+        terms: Distillation losses.
+    """
+    return TrainSettings(
+        seed=0,
+        stage="speed",
+        steps=STEPS,
+        lr=RATE,
+        weight_decay=WEIGHT_DECAY,
+        warmup=0.0,
+        decay="constant",
+        ema=ema,
+        clip=CLIP,
+        checkpoint_every=STEPS,
+        terms=terms,
+    )
 
 
 def _drop(done: int, total: int, values: Mapping[str, float]) -> None:
@@ -125,8 +135,8 @@ def _supervised_rows(family: str, settings: Settings) -> list[Row]:
         on_device.stock_images(),
         on_device.stock_targets(has_background=pair.has_background),
     )
-    works = {"our step": plain, "our step with EMA": averaged, "stock step": stock}
-    clock = Clock(settings.device, works, prepare=_forgetting(plain, averaged))
+    works: dict[str, Work] = {"our step": plain, "our step with EMA": averaged, "stock step": stock}
+    clock = Clock(settings.device, works, prepare=forgetting(plain, averaged))
     clock.run(settings.repeats(20))
     return [
         clock.row("supervised-step", family, [ours], ["stock step"], goal=goal)
@@ -174,8 +184,8 @@ def distill_step(settings: Settings) -> list[Row]:
     def teacher_forward() -> None:
         guide(pixels_on_device, want={FEATURES_NECK})
 
-    works = {**steps, "teacher forward": teacher_forward}
-    clock = Clock(settings.device, works, prepare=_forgetting(*steps.values()))
+    works: dict[str, Work] = {**steps, "teacher forward": teacher_forward}
+    clock = Clock(settings.device, works, prepare=forgetting(*steps.values()))
     clock.run(settings.repeats(15))
     case = "retinanet, ResNet-18 from ResNet-50"
     parts = ["student step", "teacher forward"]
@@ -197,10 +207,13 @@ def _distilling(
 def _loop_step(
     task: Task, inputs: Inputs, settings: Settings, name: str, *, ema: float = 0.0
 ) -> LoopStep:
-    return LoopStep(task, inputs, settings.folder / name, settings.device, ema=ema)
+    source = itertools.repeat((inputs.batch, inputs.targets))
+    return LoopStep(task, source, settings.folder / name, settings.device, ema=ema)
 
 
-def _forgetting(*steps: LoopStep) -> Work:
+def forgetting(*steps: LoopStep) -> Work:
+    """Return what makes steps forget; see `LoopStep.forget`."""
+
     def forget() -> None:
         for step in steps:
             step.forget()
