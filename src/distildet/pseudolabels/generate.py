@@ -8,7 +8,7 @@ from distildet import artefacts
 from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import LoadedBatch, Plan
 from distildet.errors import DataError
-from distildet.ops.processes import num_processes
+from distildet.ops.processes import num_processes, own_share
 from distildet.ops.shared_work import on_first, share_out
 from distildet.pseudolabels.quarantine import FailedStage, Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
@@ -17,6 +17,9 @@ from distildet.structures import Detections, ImageBatch
 PlanBatches = Callable[[Sequence[Sample]], Plan]
 Load = Callable[[Plan], Iterable[LoadedBatch]]
 Predict = Callable[[ImageBatch], Sequence[Detections]]
+
+# Shards a process for which one loader is started, and headers of images are read in advance.
+ROUNDS_AT_ONCE = 8
 
 
 def label_images(
@@ -34,8 +37,8 @@ def label_images(
     A shard is a fixed slice of the samples and is written whole, so that no image is labeled
     twice or lost, whenever the process dies. Each shard has batches of its own: which images a
     teacher sees together depends neither on where an earlier call stopped, nor on how many
-    processes share the work. They take as many shards at once as they are, share out the batches
-    of these, and the one of rank 0 writes.
+    processes share the work. In each round they take as many shards as they are, share out the
+    batches of these, and the one of rank 0 writes.
 
     Args:
         store: Made for these samples in this order.
@@ -61,6 +64,7 @@ def label_images(
         quarantine.raise_if_too_many()
     labeling = _Labeling(
         store=store,
+        parts=parts,
         plan=plan,
         load=load,
         predict=predict,
@@ -69,8 +73,9 @@ def label_images(
         total=len(samples),
         done=len(samples) - sum(map(len, parts.values())),
     )
-    for start in range(0, len(indices), num_processes()):
-        labeling.make({i: parts[i] for i in indices[start : start + num_processes()]})
+    at_once = ROUNDS_AT_ONCE * num_processes()
+    for start in range(0, len(indices), at_once):
+        labeling.make(indices[start : start + at_once])
 
 
 def _begin(
@@ -104,6 +109,7 @@ class _Labeling:
 
     Args:
         store: As given to `label_images`, like all that is not said here.
+        parts: Images of each shard that is to be made.
         plan: See there.
         load: See there.
         predict: See there.
@@ -114,6 +120,7 @@ class _Labeling:
     """
 
     store: PseudoLabelStore
+    parts: Mapping[int, Sequence[Sample]]
     plan: PlanBatches
     load: Load
     predict: Predict
@@ -122,25 +129,39 @@ class _Labeling:
     total: int
     done: int
 
-    def make(self, parts: Mapping[int, Sequence[Sample]]) -> None:
-        """Label and write some shards."""
-        goal = self.done + sum(map(len, parts.values()))
-        plans = {index: self.plan(part) for index, part in parts.items()}
-        batches = [batch for planned in plans.values() for batch in planned]
-        found, error = share_out(batches, lambda share: self._label(share, goal))
+    def make(self, indices: Sequence[int]) -> None:
+        """Label and write some shards with one loader, round by round."""
+        plans = {index: self.plan(self.parts[index]) for index in indices}
+        rounds = [
+            indices[start : start + num_processes()]
+            for start in range(0, len(indices), num_processes())
+        ]
+        batches = [[batch for index in some for batch in plans[index]] for some in rounds]
+        loaded = iter(self.load([batch for some in batches for batch in own_share(some)]))
+        for some, of_round in zip(rounds, batches, strict=True):
+            self._make_round({index: plans[index] for index in some}, of_round, loaded)
+
+    def _make_round(
+        self, plans: Mapping[int, Plan], batches: Plan, loaded: Iterator[LoadedBatch]
+    ) -> None:
+        """Label and write one shard for each process; an error waits for those before it."""
+        goal = self.done + sum(map(len, batches))
+        found, error = share_out(
+            batches, lambda share: self._label(islice(loaded, len(share)), goal)
+        )
         answers = iter(found)
-        for index, part in parts.items():
-            of_shard = list(islice(answers, len(plans[index])))
-            if len(of_shard) == len(plans[index]):
-                self._write(index, part, of_shard)
+        for index, plan in plans.items():
+            of_shard = list(islice(answers, len(plan)))
+            if len(of_shard) == len(plan):
+                self._write(index, of_shard)
         if error is not None:
             raise error
         self.done = goal
 
-    def _label(self, share: Plan, goal: int) -> Iterator[_Answer]:
+    def _label(self, batches: Iterable[LoadedBatch], goal: int) -> Iterator[_Answer]:
         """Yield what the teacher finds in each batch."""
         done = self.done
-        for loaded in self.load(share):
+        for loaded in batches:
             answer = self._answer(loaded)
             if answer.bad and self.quarantine is None:
                 _, message = next(iter(answer.bad.values()))
@@ -168,7 +189,7 @@ class _Labeling:
                 bad[name] = ("teacher", _not_finite(name))
         return _Answer(labels=labels, bad=bad)
 
-    def _write(self, index: int, part: Sequence[Sample], answers: Sequence[_Answer]) -> None:
+    def _write(self, index: int, answers: Sequence[_Answer]) -> None:
         """Write a shard, in the order of the work, and before it what is bad in it."""
         labels = {name: entry for answer in answers for name, entry in answer.labels.items()}
         if self.quarantine is not None:
@@ -179,9 +200,8 @@ class _Labeling:
         def write() -> None:
             if self.quarantine is not None:
                 self.quarantine.write()
-            self.store.write_shard(
-                index, {sample.id: labels[sample.id] for sample in part if sample.id in labels}
-            )
+            in_order = [sample.id for sample in self.parts[index] if sample.id in labels]
+            self.store.write_shard(index, {name: labels[name] for name in in_order})
 
         on_first(write)
         if self.quarantine is not None:

@@ -12,7 +12,7 @@ from distildet.data.evaluation_batches import LoadedBatch
 from distildet.errors import DataError, GateError, ResourceError
 from distildet.ops.processes import rank
 from distildet.ops.shared_work import on_first
-from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.generate import ROUNDS_AT_ONCE, label_images
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.structures import Detections, ImageBatch
@@ -87,6 +87,37 @@ def test_batches_end_with_their_shard(store):
     label_images(store, SAMPLES, plan=in_pairs, load=load, predict=teacher)
 
     assert teacher.seen == [("0.jpg", "1.jpg"), ("2.jpg",), ("3.jpg", "4.jpg")]
+
+
+def test_one_loader_serves_several_shards(store):
+    plans = []
+
+    def load_noted(plan):
+        plans.append([tuple(sample.id for sample in batch) for batch in plan])
+        return load(plan)
+
+    label_images(store, SAMPLES, plan=in_pairs, load=load_noted, predict=Teacher())
+
+    assert plans == [[("0.jpg", "1.jpg"), ("2.jpg",), ("3.jpg", "4.jpg")]]
+
+
+def test_more_shards_than_one_loader_serves_are_all_made(tmp_path, make_store):
+    names = [f"{i}.jpg" for i in range(ROUNDS_AT_ONCE + 1)]
+    store = make_store(tmp_path, sample_ids=names, shard_size=1)
+    samples = [Sample(id=name, path=Path(name)) for name in names]
+    told = []
+
+    label_images(
+        store,
+        samples,
+        plan=in_pairs,
+        load=load,
+        predict=Teacher(),
+        progress=lambda *done: told.append(done),
+    )
+
+    assert list(store.read()) == names
+    assert told == [(done, len(names)) for done in range(1, len(names) + 1)]
 
 
 def test_only_missing_shards_are_labeled(store):
