@@ -79,13 +79,11 @@ def process_group() -> Iterator[None]:
 
 def is_first_to_say(message: str) -> bool:
     """Tell whether no other process has asked this about the same message."""
-    if num_started() == 1:
-        return True
     key = f"distildet/said/{hashlib.sha256(message.encode(errors='replace')).hexdigest()}"
     try:
-        return int(_store().add(key, 1)) == 1
-    except RuntimeError:
-        # Who keeps the list is gone: better twice than not at all.
+        return num_started() == 1 or int(_store().add(key, 1)) == 1
+    except (ConfigError, RuntimeError):
+        # Who keeps the list is not there: better twice than not at all.
         return True
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from distildet.cli.console import Console, plain_text
+from distildet.cli.console import Console, plain_text, speaks
 
 
 def test_control_characters_of_names_become_visible():
@@ -28,3 +28,19 @@ def test_markup_in_messages_is_printed_as_it_is(text, capsys):
     Console().message(text)
 
     assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+    ],
+)
+def test_of_several_processes_the_first_speaks(monkeypatch, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert speaks() is expected

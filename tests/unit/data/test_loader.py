@@ -22,6 +22,7 @@ from distildet.data.loader import (
 from distildet.data.transforms import Augmentation, fit_view
 from distildet.errors import ConfigError, DataError, ResourceError
 from distildet.ops.frames import to_image_frame
+from distildet.ops.processes import num_processes, rank
 
 ANNOTATIONS = collect_annotations(
     [
@@ -46,7 +47,7 @@ def stream_of(folder, name, count):
     )
 
 
-def run(streams, start=0, stop=6, workers=0, seed=1, augmentation=VARIED):
+def run(streams, start=0, stop=6, workers=0, seed=1, augmentation=VARIED, share=slice(None)):
     return list(
         training_batches(
             streams,
@@ -56,6 +57,7 @@ def run(streams, start=0, stop=6, workers=0, seed=1, augmentation=VARIED):
             start_step=start,
             stop_step=stop,
             workers=workers,
+            share=share,
         )
     )
 
@@ -79,6 +81,38 @@ def streams(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(streams, workers):
     assert_same(run(streams), run(streams, workers=workers))
+
+
+def test_shares_together_are_the_whole_batch(streams):
+    first, second = run(streams, share=slice(0, None, 2)), run(streams, share=slice(1, None, 2))
+
+    whole = [images.image_ids for images, _ in run(streams)]
+    assert [
+        (a.image_ids[0], b.image_ids[0], a.image_ids[1])
+        for (a, _), (b, _) in zip(first, second, strict=True)
+    ] == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shares_of_processes_are_views_and_canvas_of_the_whole_batch(
+    streams, in_processes, workers
+):
+    # Sides of 48: the shares of one batch alone would be 32 or 64 pixels high.
+    def work():
+        return [
+            (images.image_ids, images.pixels.numpy(), [one.boxes.tolist() for one in targets])
+            for images, targets in run(
+                streams, workers=workers, share=slice(rank(), None, num_processes())
+            )
+        ]
+
+    shares = in_processes(work)
+
+    for (images, targets), *own in zip(run(streams), *shares, strict=True):
+        for process, (ids, pixels, boxes) in enumerate(own):
+            assert ids == images.image_ids[process::2]
+            assert np.array_equal(pixels, images.pixels[process::2])
+            assert boxes == [one.boxes.tolist() for one in targets[process::2]]
 
 
 @pytest.mark.parametrize("start", [1, 4, 6])

@@ -9,6 +9,7 @@ import torch
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.losses.feature_imitation import FeatureImitation
+from distildet.ops.processes import num_processes, rank
 from distildet.structures import ImageBatch, Targets
 from distildet.training.interruption import Interruption
 from distildet.training.loop import Trainer
@@ -57,8 +58,8 @@ def make_distilling_task(**settings):
     return Task(student, teacher, [Term(term.loss, loss, term, steps=40)])
 
 
-def make_batch(step, *, images=4):
-    """Each image has one box, but for the last, which has none."""
+def make_batch(step, *, images=4, without_box=(-1,)):
+    """Each image has one box, but for some, of which the last is one."""
     generator = torch.Generator().manual_seed(step)
     sizes = torch.full((images, 2), SIDE)
     batch = ImageBatch(
@@ -79,7 +80,25 @@ def make_batch(step, *, images=4):
         origin="human",
     )
     one = replace(target, labels=torch.tensor([step % 2]), weights=torch.ones(1))
-    return batch, (*(replace(one, boxes=box) for box in boxes[:-1]), target)
+    targets = [replace(one, boxes=box) for box in boxes]
+    for place in without_box:
+        targets[place] = target
+    return batch, tuple(targets)
+
+
+def share_of_batch(step, **options):
+    """The share of this process of a batch."""
+    batch, targets = make_batch(step, **options)
+    own = slice(rank(), None, num_processes())
+    share = replace(
+        batch,
+        pixels=batch.pixels[own],
+        sizes=batch.sizes[own],
+        image_sizes=batch.image_sizes[own],
+        image_to_batch=batch.image_to_batch[own],
+        image_ids=batch.image_ids[own],
+    )
+    return share, targets[own]
 
 
 def batches(start, stop):
@@ -133,6 +152,11 @@ def student():
 @pytest.fixture
 def batch_of():
     return make_batch
+
+
+@pytest.fixture
+def share_of():
+    return share_of_batch
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ import threading
 import pytest
 
 from distildet.errors import InterruptedRunError
+from distildet.ops.processes import rank
 from distildet.training.interruption import Interruption, interruptible
 
 WAITING = """
 import time
 from distildet.errors import InterruptedRunError
+from distildet.ops.processes import rank
 from distildet.training.interruption import interruptible
 try:
     with interruptible() as interruption:
@@ -92,3 +94,23 @@ def test_a_process_remembers_the_first_sigint_and_obeys_the_second():
 
         assert process.stdout.readline() == "stopped at once\n"
         assert process.wait(timeout=10) == 0
+
+
+def test_alone_only_an_own_signal_counts():
+    interruption = Interruption()
+    before = interruption.has_reached_any()
+    interruption.request(signal.SIGINT, None)
+
+    assert (before, interruption.has_reached_any()) == (False, True)
+    assert interruption.signal is signal.SIGINT
+
+
+def test_a_signal_to_one_process_counts_for_all(in_processes):
+    def work():
+        interruption = Interruption()
+        before = interruption.has_reached_any()
+        if rank() == 1:
+            interruption.request(signal.SIGTERM, None)
+        return before, interruption.has_reached_any(), interruption.signal
+
+    assert in_processes(work) == [(False, True, signal.SIGTERM)] * 2

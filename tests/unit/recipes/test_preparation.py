@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from distildet.errors import DistildetError
+from distildet.recipes.preparation import prepare
+from distildet.recipes.progress import Silence
+from distildet.training.interruption import Interruption
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused(load_plain, in_processes, tmp_path):
+    recipe = load_plain("stages[0].batch_size=16")
+
+    def work():
+        prepare(
+            recipe,
+            out=tmp_path / "run",
+            device=torch.device("cpu"),
+            interruption=Interruption(),
+            progress=Silence(),
+            is_new=True,
+        )
+
+    errors = in_processes(work, 3)
+
+    assert [type(error) for error in errors] == [type(errors[0])] * 3
+    with pytest.raises(
+        DistildetError,
+        match=r"stages\[0\].batch_size: found 16, which 3 processes do not divide. "
+        "Accepted: multiples of 3, such as 15 or 18",
+    ):
+        raise errors[0]
