@@ -58,7 +58,11 @@ def pack(batch: Batch) -> Packed:
 def _unpack(packed: Packed) -> Batch:
     arrays = {name: torch.from_numpy(array) for name, array in packed.arrays.items()}
     images = ImageBatch(
-        pixels=packed.pixels, image_ids=packed.image_ids, view_ids=packed.view_ids, **arrays
+        pixels=packed.pixels,
+        # The loader gives tuples back as lists where it pins memory.
+        image_ids=tuple(packed.image_ids),
+        view_ids=tuple(packed.view_ids),
+        **arrays,
     )
     targets = tuple(
         Targets(origin=origin, **{name: torch.from_numpy(array) for name, array in fields.items()})
@@ -88,6 +92,9 @@ def load_steps(steps: TorchDataset[Any], chosen: range, workers: int) -> Iterato
         worker_init_fn=partial(_start_worker, _program_ends()) if workers else None,
         # Of its own, or the loader would draw from the global generator.
         generator=torch.Generator(),
+        # A GPU takes pixels faster from memory that cannot be paged out. Where this process uses
+        # none, asking for it would begin to.
+        pin_memory=torch.cuda.is_initialized(),
     )
     loaded = iter(loader)
     try:
