@@ -81,6 +81,7 @@ def cached_teacher(
     image_size = context.recipe.data.image_size
     settings = {
         "teacher": teacher.fingerprint,
+        "precision": context.precision,
         "image_size": image_size,
         "augmentation": None if augmentation is None else vars(augmentation),
         "seed": seed,

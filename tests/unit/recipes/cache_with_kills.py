@@ -94,6 +94,7 @@ def fill(folder: Path, images: Stream) -> Counter[str]:
         teachers=[SimpleNamespace(fingerprint="abc", detector=detector())],
         recipe=SimpleNamespace(data=SimpleNamespace(image_size=32, workers=0)),
         device=torch.device("cpu"),
+        precision="fp32",
         interruption=Interruption(),
         progress=SimpleNamespace(message=lambda text: None, advance=lambda *numbers: None),
         work=str,

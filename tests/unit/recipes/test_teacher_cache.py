@@ -183,9 +183,9 @@ def streams(context):
 
 @pytest.fixture
 def cached(context, streams, stage_folder):
-    def make(views=2, top_k=0, seed=0, steps=4, augmentation=VARIED, streams=streams):
+    def make(views=2, top_k=0, seed=0, steps=4, augmentation=VARIED, streams=streams, **other):
         return cached_teacher(
-            context,
+            replace(context, **other),
             TeacherCacheConfig(views=views, top_k=top_k),
             streams,
             stage_folder,
@@ -352,6 +352,7 @@ def test_what_a_killed_process_left_is_removed(cached, stage_folder):
     [
         ({"seed": 1}, r"settings\.seed was 0 and is 1"),
         ({"views": 1}, r"settings\.views was 2 and is 1"),
+        ({"precision": "bf16"}, r"settings\.precision was 'fp32' and is 'bf16'"),
         ({"top_k": 5}, r"settings\.top_k was 0 and is 5"),
         ({"augmentation": None}, r"settings\.augmentation was \{'flip'"),
         ({"steps": 1}, "num_images was 10 and is 5"),
