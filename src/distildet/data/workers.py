@@ -94,7 +94,7 @@ def load_steps(steps: TorchDataset[Any], chosen: range, workers: int) -> Iterato
         generator=torch.Generator(),
         # A GPU takes pixels faster from memory that cannot be paged out. Where this process uses
         # none, asking for it would begin to.
-        pin_memory=torch.cuda.is_initialized(),
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call] # torch has no type
     )
     loaded = iter(loader)
     try:

@@ -78,14 +78,18 @@ def _time_ms(run: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    # CUDA work is queued: without waiting, only the queueing would be timed.
+    # Work of CUDA and MPS is queued: without waiting, only the queueing would be timed.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _device_words(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"GPU of {_cpu_model()}"
     threads = torch.get_num_threads()
     return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 
