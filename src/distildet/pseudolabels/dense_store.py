@@ -61,7 +61,7 @@ class DenseStore:
         self.shard_size = shard_size
         manifest = describe_work(settings, classes, view_ids, shard_size)
         if (folder / MANIFEST).exists():
-            refuse_other_work(folder, read_manifest(folder), manifest)
+            refuse_other_work(folder, read_manifest(folder), manifest, what="predictions")
         else:
             write_manifest(folder, manifest)
         self._work = manifest.fingerprint

@@ -1,4 +1,4 @@
-"""What a pseudo-label store holds: the work it was made for, and whether that is the work asked."""
+"""What a store of labels or predictions holds: its work, and whether that is the work asked."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -105,13 +105,16 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
-def refuse_other_work(folder: Path, before: Manifest, now: Manifest) -> None:
+def refuse_other_work(
+    folder: Path, before: Manifest, now: Manifest, *, what: str = "labels"
+) -> None:
     """Make sure that a store holds the work that is asked.
 
     Args:
         folder: Of the store, for the message.
         before: The manifest that is there.
         now: The manifest of the work asked.
+        what: It holds, for the message.
 
     Raises:
         StoreError: They differ; the message has the old and the new value of each difference.
@@ -124,9 +127,9 @@ def refuse_other_work(folder: Path, before: Manifest, now: Manifest) -> None:
     ]
     if differences:
         raise StoreError(
-            f"{folder}: holds labels of another teacher, setting or set of images: "
-            f"{'; '.join(differences)}. Labels of two works are never mixed: choose another "
-            "folder, or delete this one."
+            f"{folder}: holds {what} of another teacher, setting or set of images: "
+            f"{'; '.join(differences)}. {what.capitalize()} of two works are never mixed: choose "
+            "another folder, or delete this one."
         )
 
 

@@ -136,7 +136,7 @@ def test_a_shard_of_another_work_is_missing(full_store, tmp_path):
     ],
 )
 def test_other_work_in_the_same_folder_is_refused(full_store, make_store, changes, difference):
-    with pytest.raises(StoreError, match=difference):
+    with pytest.raises(StoreError, match=f"holds predictions of another teacher.*{difference}"):
         make_store(**changes)
 
 
