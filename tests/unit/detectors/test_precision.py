@@ -21,6 +21,12 @@ FAMILIES = ["retinanet", "fcos", "faster_rcnn"]
 HALVES = ["bf16", "fp16"]
 # Half precision has 8 or 11 binary digits; a few layers of them are in a loss.
 LARGEST_DISTANCE = 0.05
+# Layers and what joins them; no loss, no decoding of boxes, no choice among them, no pooling.
+OF_NETWORKS = {
+    *("convolution", "addmm", "native_batch_norm", "native_group_norm", "upsample_nearest2d"),
+    *("relu", "relu_", "silu_", "sigmoid", "add", "mul", "mean"),
+    *("_to_copy", "clone", "detach", "view", "_unsafe_view", "permute", "slice", "t"),
+}
 
 
 def make_detector(family):
@@ -110,6 +116,16 @@ def test_convolutions_compute_in_half_precision_and_suppression_in_float32(run, 
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     assert types.seen["convolution"] == {half}
     assert types.seen["nms"] == {torch.float32}
+
+
+@pytest.mark.parametrize("part", [LOSSES, DETECTIONS])
+def test_nothing_but_layers_computes_in_half_precision(run, part):
+    with torch.no_grad(), Types() as types:
+        run("bf16", part)
+
+    in_half = {name for name, dtypes in types.seen.items() if torch.bfloat16 in dtypes}
+    assert "convolution" in in_half
+    assert in_half <= OF_NETWORKS
 
 
 @pytest.mark.parametrize("precision", HALVES)
