@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distildet.data.decode import decode_image
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.errors import ConfigError, DataError, MissingPartError
@@ -144,7 +143,7 @@ class Detector(nn.Module, ABC):
             for start in range(0, len(images), batch_size):
                 chunk = images[start : start + batch_size]
                 views = [
-                    fit_view(_pixels_of(image, start + i), self.spec.image_size)
+                    fit_view(_checked(image, start + i), self.spec.image_size)
                     for i, image in enumerate(chunk)
                 ]
                 batch = collate(views, [str(start + i) for i in range(len(views))]).to(device)
@@ -155,9 +154,10 @@ class Detector(nn.Module, ABC):
         return results
 
 
-def _pixels_of(image: Path | str | NDArray[Any] | Tensor, index: int) -> Tensor:
+def _checked(image: Path | str | NDArray[Any] | Tensor, index: int) -> Path | Tensor:
+    """Return the path of a file, or the pixels [3 h w] uint8 of anything else."""
     if isinstance(image, (str, Path)):
-        return decode_image(Path(image))
+        return Path(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         # A mirrored or swapped view has negative strides, which torch does not know.
         pixels = torch.from_numpy(np.ascontiguousarray(image))
