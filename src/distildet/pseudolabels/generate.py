@@ -214,4 +214,7 @@ def _is_finite(found: Detections) -> bool:
 
 
 def _not_finite(name: str) -> str:
-    return f"{name}: the teacher returned boxes or scores that are not finite."
+    return (
+        f"{name}: the teacher returned boxes or scores that are not finite. Look at the teacher's "
+        "weights, or leave this image out."
+    )

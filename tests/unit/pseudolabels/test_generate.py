@@ -250,7 +250,8 @@ def test_images_with_boxes_that_are_not_finite_are_put_into_quarantine(store, qu
     assert json.loads(quarantine.path.read_text()) == {
         "file": "3.jpg",
         "stage": "teacher",
-        "error": "3.jpg: the teacher returned boxes or scores that are not finite.",
+        "error": "3.jpg: the teacher returned boxes or scores that are not finite. Look at the "
+        "teacher's weights, or leave this image out.",
         "bytes": None,
         "sha256": None,
     }
