@@ -147,3 +147,23 @@ def test_a_stage_begun_in_another_precision_is_refused(trainer):
 
     with pytest.raises(StageError, match="precision was 'bf16' and is 'fp32'"):
         trainer().run()
+
+
+def test_processes_leave_out_the_same_steps_and_keep_the_same_scale(
+    in_processes, trainer, student_of, share_of, tmp_path
+):
+    def work():
+        stage = trainer(
+            task=Enlarged(student_of(), 30.0),
+            precision="fp16",
+            batch_norm="frozen",
+            given_batches=lambda start, stop: (share_of(step) for step in range(start, stop)),
+        )
+        return stage.run().detector.state_dict(), stage.loss_scale.value
+
+    (first, scale), (second, other_scale) = in_processes(work)
+
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    assert scale == other_scale < 65536
+    is_taken = ["loss" in record for record in records(tmp_path / "stage")]
+    assert set(is_taken) == {False, True}
