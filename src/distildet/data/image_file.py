@@ -43,9 +43,9 @@ _TURNS = {
 # The turns after which the top, or the left, is what was stored at the bottom or at the right.
 _TOP_WAS_AN_END = frozenset({3, 4, 7, 8})
 _LEFT_WAS_AN_END = frozenset({2, 3, 6, 7})
-# A draft has at least so many pixels along a side for one of the view, and is scaled from there:
-# grey values then differ by 0.2 to 0.4 of 255 on average from those of a full decoding, by 0.6 to
-# 0.9 with one pixel for one. docs/data.md has the figures.
+# A draft has at least so many pixels along a side for one of the view, and is scaled from there.
+# Grey values then differ by 0.2 to 0.9 of 255 on average from those of a full decoding, a half to
+# a third of what one pixel for one gives; more pixels gain little. docs/data.md has the figures.
 _DRAFT_PIXELS = 2.0
 
 
@@ -95,7 +95,7 @@ class ImageFile:
             scale: Pixels of the view for one of the image frame.
 
         Raises:
-            DataError: As `decode_image`.
+            DataError: The file is damaged or of a kind without declared range.
         """
         with _faults_named(self._path):
             factor = _draft(self._image, scale)
