@@ -167,9 +167,10 @@ class Trainer:
         values = average_step(self.task, self._parameters(), parts)
         loss_is_finite = bool(np.isfinite(list(values.values())).all())
         self.loss_scale.unscale(self.optimizer)
-        values["gradient_norm"] = float(self._gradient_norm())
-        if loss_is_finite and np.isfinite(values["gradient_norm"]):
-            self._update(step, values, rate)
+        norm = float(self._gradient_norm())
+        if loss_is_finite and np.isfinite(norm):
+            self.task.learn(values)
+            self._update(step, {**values, "gradient_norm": norm}, rate)
         elif self.loss_scale.explains(loss_is_finite=loss_is_finite):
             self._put_back(buffers)
             self._note({"step": step + 1, "overflow_at_loss_scale": self.loss_scale.value})

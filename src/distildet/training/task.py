@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
 from distildet.ops.precision import Precision, network_precision
-from distildet.ops.processes import num_processes, sum_over_processes
 from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets, move_targets
-from distildet.training.terms import Term, TermValue
+from distildet.training.terms import TOTAL, Term, TermValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ class Task(nn.Module):
             value: TermValue = term(output, guide, batch, targets, progress=self.progress)
             total = total + value.weighted
             parts |= value.parts
-            factors[f"{term.name}.factor"] = value.factor
+            factors[term.factor_name] = value.factor
         return StepLosses(total=total, parts=parts, factors=factors)
 
     @property
@@ -99,10 +98,14 @@ class Task(nn.Module):
             term.loss.counts_over_batch for term in self._active_terms()
         )
 
-    def learn(self, parts: Mapping[str, Tensor]) -> None:
-        """Let automatic weights learn from a step; see `Term.learn`."""
+    def learn(self, values: Mapping[str, float]) -> None:
+        """Let automatic weights learn from a step.
+
+        Args:
+            values: As `backward` returns them; means over all processes.
+        """
         for term in self._active_terms():
-            term.learn(parts)
+            term.learn(values)
 
     def _active_terms(self) -> list[Term]:
         return [
@@ -162,8 +165,8 @@ def backward(
         scaled: Enlarges the loss that gradients are computed from, and so the gradients.
 
     Returns:
-        The named losses and factors, and "loss", the total; means over the images of all
-        processes, without gradient.
+        The named losses and factors, and "loss", the total; means over the images, without
+        gradient.
     """
     pieces = split_batch(batch, targets, parts)
     draws = torch.get_rng_state()
@@ -171,7 +174,6 @@ def backward(
     if len(pieces) > 1:
         totals = _totals(task, pieces, device) if task.counts_over_batch else []
     means: dict[str, Tensor] = {}
-    part_names: Iterable[str] = ()
     for piece, piece_targets in pieces:
         share = len(piece) / len(batch)
         # Every piece draws what it drew while it was counted, and all of them draw alike.
@@ -180,12 +182,8 @@ def backward(
             losses: StepLosses = task(piece.to(device), move_targets(piece_targets, device))
         loss = losses.total * share
         (loss if scaled is None else scaled(loss)).backward()  # type: ignore[no-untyped-call] # torch has no type
-        for name, value in {**losses.parts, **losses.factors, "loss": losses.total}.items():
+        for name, value in {**losses.parts, **losses.factors, TOTAL: losses.total}.items():
             means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
-        part_names = losses.parts.keys()
-    whole = sum_over_processes(torch.stack(list(means.values()))) / num_processes()
-    means = dict(zip(means, whole, strict=True))
-    task.learn({name: means[name] for name in part_names})
     return means
 
 

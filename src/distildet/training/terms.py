@@ -11,6 +11,8 @@ from distildet.losses.base import DistillationLoss
 from distildet.structures import DetectorOutput, ImageBatch, Targets
 from distildet.training.settings import TermSettings
 
+TOTAL = "loss"
+"""Name of the sum of all losses of a step; no detector has a loss of this name."""
 LEAST_WEIGHT, LARGEST_WEIGHT = 1e-3, 1e3
 # Calibration ends after a tenth of the stage, at the latest after so many optimiser steps.
 MOST_CALIBRATION_STEPS = 50
@@ -42,18 +44,18 @@ class AutoWeight(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def learn(self, detector_loss: Tensor, term: Tensor) -> None:
+    def learn(self, detector_loss: float, term: float) -> None:
         """Learn from a step, if calibration still goes on.
 
         Args:
-            detector_loss: Of the whole batch, a scalar.
-            term: Value of the term for the same images, unweighted, a scalar.
+            detector_loss: Of the whole batch.
+            term: Value of the term for the same images, unweighted.
         """
         if int(self.seen) >= self.steps:
             return
         self.seen += 1
-        self.detector_sum += detector_loss.float()
-        self.term_sum += term.float()
+        self.detector_sum += detector_loss
+        self.term_sum += term
         # The term may be 0; the bounds then decide.
         least = torch.finfo(torch.float32).tiny
         ratio = self.share * self.detector_sum / self.term_sum.clamp(min=least)
@@ -104,16 +106,28 @@ class Term(nn.Module):
         """What the names of its parts begin with; those of a detector's losses have no dot."""
         return f"{self.name}."
 
-    def learn(self, parts: Mapping[str, Tensor]) -> None:
+    @property
+    def factor_name(self) -> str:
+        """The name that its factor is told by."""
+        return f"{self.name}.factor"
+
+    def learn(self, values: Mapping[str, float]) -> None:
         """Let an automatic weight learn from what a whole batch gave; a pause teaches nothing.
 
         Args:
-            parts: Named values of the detector's losses and of all terms, scalars.
+            values: By name those of the detector's losses, of the parts of all terms, their
+                factors, and `TOTAL`.
         """
-        own = [value for name, value in parts.items() if name.startswith(self.prefix)]
-        if self.auto_weight is not None and own:
-            losses = [value for name, value in parts.items() if "." not in name]
-            self.auto_weight.learn(torch.stack(losses).sum(), torch.stack(own).sum())
+        if self.auto_weight is None or self.factor_name not in values:
+            return
+        self.auto_weight.learn(
+            sum(one for name, one in values.items() if "." not in name and name != TOTAL),
+            sum(
+                one
+                for name, one in values.items()
+                if name.startswith(self.prefix) and name != self.factor_name
+            ),
+        )
 
     def course(self, progress: float) -> float:
         """Return the factor 0..1 of a moment; 0 outside start..stop.

@@ -127,10 +127,6 @@ def test_a_distilled_batch_equals_its_micro_batches(distilling, batch_of, weight
 
     torch.testing.assert_close(losses, whole_losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
-    assert dict(tasks[1].named_buffers()).keys() == dict(tasks[0].named_buffers()).keys()
-    torch.testing.assert_close(
-        dict(tasks[1].named_buffers()), dict(tasks[0].named_buffers()), rtol=1e-5, atol=1e-6
-    )
 
 
 def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
