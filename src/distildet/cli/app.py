@@ -19,7 +19,7 @@ from distildet.errors import ConfigError, DistildetError
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
-SHARED = ("run", "label")
+SHARED = ("run", "label", "evaluate")
 """Commands whose work several processes share."""
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def _options(
     if is_one_of_several() and context.invoked_subcommand not in SHARED:
         raise ConfigError(
             f"{context.invoked_subcommand}: {os.environ['WORLD_SIZE']} processes were started, and "
-            f"only {' and '.join(SHARED)} share their work. Start this command without torchrun."
+            f"only {', '.join(SHARED)} share their work. Start this command without torchrun."
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from distildet.cli.options import (
     ModelArgument,
     WorkersOption,
 )
+
+if TYPE_CHECKING:
+    from distildet.evaluation.coco_metrics import Evaluation
 
 
 def evaluate(
@@ -37,35 +40,43 @@ def evaluate(
     """Measure AP, AP50, ... of a detector on annotated images.
 
     Example: distildet evaluate runs/NAME/student --images images --annotations val.json
+    With two GPUs: torchrun --nproc-per-node 2 -m distildet evaluate runs/NAME/student ...
     """
     from distildet.data.annotated import read_annotated
     from distildet.detectors.bundle import load_detector
     from distildet.evaluation.coco_metrics import evaluate_detections
     from distildet.evaluation.detect_dataset import detect_dataset
+    from distildet.ops.processes import rank
+    from distildet.recipes.progress import Silence
     from distildet.recipes.run_data import with_classes
     from distildet.recipes.runner import choose_device
+    from distildet.training.distributed import process_group
 
-    detector = load_detector(model)
-    read = read_annotated(annotation_format, images, annotations, listed=listed)
-    dataset = with_classes(read, detector.spec.classes)
     console = Console()
-    if not as_json:
-        for line in (*dataset.dropped, *dataset.notes):
-            console.message(f"Left out: {line}")
     try:
-        detections = detect_dataset(
-            detector,
-            dataset.samples,
-            batch_size=batch_size,
-            workers=workers,
-            device=choose_device(device),
-            progress=None
-            if as_json
-            else lambda done, total: console.advance("images", done, total),
-        )
+        with process_group():
+            progress = Silence() if as_json or rank() > 0 else console
+            detector = load_detector(model)
+            read = read_annotated(annotation_format, images, annotations, listed=listed)
+            dataset = with_classes(read, detector.spec.classes)
+            for line in (*dataset.dropped, *dataset.notes):
+                progress.message(f"Left out: {line}")
+            detections = detect_dataset(
+                detector,
+                dataset.samples,
+                batch_size=batch_size,
+                workers=workers,
+                device=choose_device(device),
+                progress=lambda done, total: progress.advance("images", done, total),
+            )
+            console.close()
+            if rank() == 0:
+                _print(evaluate_detections(dataset, detections), as_json=as_json)
     finally:
         console.close()
-    evaluation = evaluate_detections(dataset, detections)
+
+
+def _print(evaluation: "Evaluation", *, as_json: bool) -> None:
     if as_json:
         print_line(
             json.dumps({"metrics": evaluation.metrics, "per_class": evaluation.per_class}, indent=1)

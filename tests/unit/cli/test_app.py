@@ -20,4 +20,4 @@ def test_commands_that_do_not_share_their_work_refuse_several_processes(
         main()
 
     assert raised.value.code == 2
-    assert "list: 3 processes were started, and only run and label share" in capsys.readouterr().err
+    assert "list: 3 processes were started, and only run, label, evaluate share" in capsys.readouterr().err
