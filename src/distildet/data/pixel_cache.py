@@ -135,10 +135,8 @@ def _require_room(num_bytes: int) -> None:
 
 def _free_bytes() -> int:
     """Return how much memory is free, as far as the system says; else how much there is."""
-    if _MEMINFO.is_file():
-        lines = _MEMINFO.read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines = _MEMINFO.read_text().splitlines() if _MEMINFO.is_file() else []
+    said = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    free = said[0] if said else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
     return free if limit == "max" else min(free, int(limit))

@@ -183,7 +183,14 @@ def test_enough_memory_is_taken(paths, system):
     assert PixelCache(paths, longest=100).num_bytes == 45_900
 
 
-def test_without_word_of_free_memory_that_of_the_machine_counts(paths, system):
+@pytest.mark.parametrize("content", ["", "MemTotal: 9 kB\n"])
+def test_without_word_of_free_memory_that_of_the_machine_counts(paths, system, content):
+    (system / "meminfo").write_text(content)
+
+    assert PixelCache(paths, longest=100).num_bytes == 45_900
+
+
+def test_a_system_that_has_no_such_files_is_taken_as_free(paths, system):
     assert PixelCache(paths, longest=100).num_bytes == 45_900
 
 
