@@ -54,7 +54,7 @@ def _averaged(
     has_gradient = torch.tensor([p.grad is not None for p in parameters], device=device)
     sent = [*own, *statistics, *values.values(), has_gradient]
     flat = torch.cat([one.to(device, torch.float32).flatten() for one in sent])
-    means = sum_over_processes(flat) / num_processes()
+    means = sum_over_processes(flat).div_(num_processes())
     pieces = means.split_with_sizes([one.numel() for one in sent])
     received = iter(pieces)
     # One that no process has stays away: optimisers pass over it, as with one process.
