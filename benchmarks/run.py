@@ -3,8 +3,9 @@
     python benchmarks/run.py fod-pseudo-label
 
 A set is a file of `sets/`: the recipes to run, in order, and which of their students to compare.
-Runs go to `runs/` beside the project's root; `results/SET/RECIPE.json` is what is kept. An arm
-whose file exists is skipped, so the same command goes on after an interruption.
+Runs go to `runs/` beside the project's root; `results/SET/ARM.json` is what is kept. An arm is a
+recipe, or a recipe with further options of `distildet run`, which the table `[runs.ARM]` names. An
+arm whose file exists is skipped, so the same command goes on after an interruption.
 """
 
 import argparse
@@ -34,15 +35,23 @@ def main() -> int:
     plan = tomllib.loads((HERE / "sets" / f"{arguments.set}.toml").read_text(encoding="utf-8"))
     results = HERE / "results" / arguments.set
     for arm in plan["arms"]:
-        if is_kept(arm, results) and not is_missed(arm, plan["arms"], results):
+        if is_kept(arm, results) and not is_missed(arm, plan, results):
             print(f"{arm}: kept already", flush=True)
             continue
-        code = run_arm(arm, results, arguments.device, arguments.threads)
+        options = plan.get("runs", {}).get(arm, {}).get("options", [])
+        options = [*options, "--device", arguments.device]
+        code = run_arm(arm, recipe_of(arm, plan), results, options, arguments.threads)
         if code:
             return code
     for comparison in plan.get("comparisons", []):
-        write_comparison(comparison, results)
+        write_comparison(comparison, plan, results)
     return 0
+
+
+def recipe_of(arm: str, plan: dict[str, Any]) -> Path:
+    """Return the recipe of an arm: its namesake, unless the set names another."""
+    name = plan.get("runs", {}).get(arm, {}).get("recipe", arm)
+    return HERE / "recipes" / f"{name}.yaml"
 
 
 def is_kept(arm: str, results: Path) -> bool:
@@ -50,20 +59,19 @@ def is_kept(arm: str, results: Path) -> bool:
     return (results / f"{arm}.json").exists()
 
 
-def is_missed(arm: str, arms: list[str], results: Path) -> bool:
+def is_missed(arm: str, plan: dict[str, Any], results: Path) -> bool:
     """Return whether an arm still to be run reads the run of this one, and that is gone."""
     return not (RUNS / arm / "student").exists() and any(
-        f"runs/{arm}/" in (HERE / "recipes" / f"{later}.yaml").read_text(encoding="utf-8")
-        for later in arms
+        f"runs/{arm}/" in recipe_of(later, plan).read_text(encoding="utf-8")
+        for later in plan["arms"]
         if not is_kept(later, results)
     )
 
 
-def run_arm(arm: str, results: Path, device: str, threads: int) -> int:
+def run_arm(arm: str, recipe: Path, results: Path, options: list[str], threads: int) -> int:
     """Run one recipe and keep its result, unless one is kept; return the exit code."""
-    recipe = HERE / "recipes" / f"{arm}.yaml"
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
-    command += ["--device", device]
+    command += options
     if WEIGHTS_NEEDED_BY in recipe.read_text(encoding="utf-8"):
         command += ["--set", f"student.pretrained={imagenet_weights()}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -88,7 +96,7 @@ def imagenet_weights() -> Path:
     return Path(spec.origin).parent / WEIGHTS_FILE
 
 
-def write_comparison(comparison: dict[str, Any], results: Path) -> None:
+def write_comparison(comparison: dict[str, Any], plan: dict[str, Any], results: Path) -> None:
     """Compare the students of two runs, seed by seed, on the images that both were measured on."""
     from distildet.evaluation.comparison import compare_evaluations, verdict
     from distildet.recipes.load import load_recipe
@@ -100,7 +108,7 @@ def write_comparison(comparison: dict[str, Any], results: Path) -> None:
     evaluations, gaps = [], set()
     for side in ("student", "baseline"):
         run, arm = comparison[side]["run"], comparison[side]["arm"]
-        recipe = load_recipe(HERE / "recipes" / f"{run}.yaml", check_named=False)
+        recipe = load_recipe(recipe_of(run, plan), check_named=False)
         evaluations.append(arm_evaluations(recipe, RUNS / run, arm))
         gaps.add(recipe.data.validation.scene_gap)
     gain = compare_evaluations(*evaluations, scene_gap=gaps.pop())
