@@ -222,3 +222,19 @@ def test_values_that_are_not_finite_are_refused(box, score, annotations, dataset
 
     with pytest.raises(DataError, match="a: a detection has a box or score that is not finite"):
         evaluate_detections(dataset_of({"a": annotations()}), detections)
+
+
+@pytest.mark.parametrize(("label", "score"), [(7, 0.5), (1, float("nan"))])
+def test_the_image_of_a_faulty_detection_is_named(
+    label, score, annotations, dataset_of, detections_of
+):
+    box = [0, 0, 5, 5]
+    detections = {
+        "a": detections_of([box, box], [0, 1], [0.9, 0.8]),
+        "b": detections_of(),
+        "c": detections_of([box, box], [0, label], [0.9, score]),
+        "d": detections_of([box], [0], [0.9]),
+    }
+
+    with pytest.raises(DataError, match=r"^c: a detection has"):
+        evaluate_detections(dataset_of(dict.fromkeys("abcd", annotations())), detections)
