@@ -84,6 +84,10 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"--repeats is {arguments.repeats}, accepted is 1 and above")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, and there is no CUDA device here; accepted is cpu")
+    if arguments.images is not None and not arguments.images.is_dir():
+        parser.error(f"--images is {arguments.images}, which is no folder")
     if arguments.images is None and PHOTOGRAPHS.is_dir() and not arguments.quick:
         arguments.images = PHOTOGRAPHS
     if arguments.result is None and not arguments.quick:

@@ -53,6 +53,20 @@ def test_works_take_turns_and_change_places(timing):
     assert calls == ["a", "b", "b", "a"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--repeats", "0"], "--repeats is 0"), (["--images", "nowhere"], "--images is nowhere")],
+)
+def test_arguments_without_meaning_are_refused(project, monkeypatch, capsys, arguments, message):
+    monkeypatch.syspath_prepend(project / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments])
+
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("speed").main()
+
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_quick_benchmark_keeps_every_row_and_writes_the_page(project, tmp_path):
     result, page = tmp_path / "cpu.json", tmp_path / "speed.md"
