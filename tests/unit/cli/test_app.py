@@ -20,4 +20,5 @@ def test_commands_that_do_not_share_their_work_refuse_several_processes(
         main()
 
     assert raised.value.code == 2
-    assert "list: 3 processes were started, and only run, label, evaluate share" in capsys.readouterr().err
+    message = "list: 3 processes were started, and only run, label, evaluate share their work"
+    assert message in capsys.readouterr().err
