@@ -12,14 +12,15 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
+RESULTS, SETS = HERE / "results", HERE / "sets"
 METRICS = ("AP", "AP50", "AP75")
 
 
 def main() -> int:
     """Print the tables of one set."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("set", choices=sorted(p.name for p in RESULTS.iterdir() if p.is_dir()))
+    parser.add_argument("set", choices=sorted(path.stem for path in SETS.glob("*.toml")))
     folder = RESULTS / parser.parse_args().set
     results = [
         json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))

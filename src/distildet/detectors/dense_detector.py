@@ -91,12 +91,12 @@ class DenseDetector(PyramidDetector):
         pixels = self.normalise(batch)
         backbone_features = self.backbone(pixels)
         neck_features = self.neck(backbone_features)
+        maps_by_part = {FEATURES_BACKBONE: backbone_features, FEATURES_NECK: neck_features}
+        if wanted <= maps_by_part.keys():
+            # A teacher is often asked for feature maps alone; heads can cost a third of a pass.
+            return DetectorOutput(features=wanted_features(wanted, maps_by_part))
         towers, dense = self.predict_dense(neck_features, (pixels.shape[2], pixels.shape[3]))
-        maps_by_part = {
-            FEATURES_BACKBONE: backbone_features,
-            FEATURES_NECK: neck_features,
-            FEATURES_HEAD: towers,
-        }
+        maps_by_part[FEATURES_HEAD] = towers
         losses: dict[str, Tensor] = {}
         with full_precision(pixels.device):
             if LOSSES in wanted and targets is not None:

@@ -149,13 +149,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     """Put named tensors back into an optimiser.
 
     Each tensor gets the memory layout and the device of its parameter, as without the interruption:
-    kernels on mixed layouts are slower, and nothing promises that they round alike. The count of
-    steps is the exception: optimisers keep it on the CPU.
+    kernels on mixed layouts are slower, and nothing promises that they round alike. Fused
+    optimisers have their count of steps on the device too.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         parameter = parameters[int(index)]
         optimizer.state[parameter][name] = (
-            tensor if name == "step" else torch.empty_like(parameter).copy_(tensor)
+            tensor.to(parameter.device)
+            if name == "step"
+            else torch.empty_like(parameter).copy_(tensor)
         )

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from distildet.detectors.base import Detector
@@ -22,6 +23,9 @@ class Ema:
         self.student = student
         self.decay = decay
         self.detector = copy.deepcopy(student).requires_grad_(requires_grad=False).eval()
+        # Listed once, since that costs more than to average a small student. Buffers are not:
+        # modules may put others in their place.
+        self._parameters = list(self.detector.parameters()), list(student.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -31,9 +35,11 @@ class Ema:
             step: Number of updates before this one, from 0.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, current = [], []
-        for old, new in zip(
-            self.detector.state_dict().values(), self.student.state_dict().values(), strict=True
+        averaged: list[Tensor] = []
+        current: list[Tensor] = []
+        for old, new in (
+            *zip(*self._parameters, strict=True),
+            *zip(self.detector.buffers(), self.student.buffers(), strict=True),
         ):
             if old.is_floating_point() and self.decay > 0:
                 averaged.append(old)
