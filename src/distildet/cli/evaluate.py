@@ -49,7 +49,7 @@ def evaluate(
     from distildet.ops.processes import rank
     from distildet.recipes.progress import Silence
     from distildet.recipes.run_data import with_classes
-    from distildet.recipes.runner import choose_device
+    from distildet.training.device import choose_device
     from distildet.training.distributed import process_group
 
     console = Console()

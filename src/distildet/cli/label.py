@@ -74,7 +74,7 @@ def label(
     from distildet.recipes.progress import Silence
     from distildet.recipes.run_context import Teacher
     from distildet.recipes.run_folder import locked
-    from distildet.recipes.runner import choose_device
+    from distildet.training.device import choose_device
     from distildet.training.distributed import process_group
     from distildet.training.interruption import interruptible
 

@@ -47,8 +47,8 @@ def predict(
 
     from distildet import artefacts
     from distildet.detectors.bundle import load_detector
-    from distildet.recipes.runner import choose_device
     from distildet.report.drawing import draw_detections
+    from distildet.training.device import choose_device
 
     if out is not None:
         _refuse_used(out)

@@ -11,10 +11,8 @@ import torch
 from distildet import artefacts
 from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
-from distildet.errors import ConfigError
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
-from distildet.ops.precision import Precision, refuse_unsupported
-from distildet.ops.processes import num_processes
+from distildet.ops.precision import Precision
 from distildet.ops.shared_work import on_first
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
@@ -47,7 +45,8 @@ from distildet.recipes.run_folder import (
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
-from distildet.training.distributed import local_rank, process_group
+from distildet.training.device import choose_device
+from distildet.training.distributed import process_group
 from distildet.training.interruption import interruptible
 
 
@@ -64,56 +63,6 @@ class _Arm:
     folder: Path
     stages: Sequence[LabelStage | TrainStage]
     steps: Sequence[int | None]
-
-
-def choose_device(name: str, precision: Precision = "fp32") -> torch.device:
-    """Return the device of a name: cpu, cuda, mps, or auto for the best that is there.
-
-    Of several processes on a machine each takes a GPU of its own.
-
-    Args:
-        name: Of the device.
-        precision: What it shall compute in.
-
-    Raises:
-        ConfigError: The name is unknown, there is no such device, or too few for the processes;
-            or it does not compute in the precision.
-    """
-    is_there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, present in is_there.items() if present)
-    kind = name.split(":")[0]
-    if kind not in is_there:
-        raise ConfigError(f"--device is {name!r}. Accepted: auto, cpu, cuda, cuda:N, mps.")
-    if not is_there[kind]:
-        raise ConfigError(f"--device is {name!r}, but this machine has none. Use --device cpu.")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if name not in {kind, *(f"{kind}:{number}" for number in range(count))}:
-        raise ConfigError(
-            f"--device is {name!r}. Accepted here: {kind}, or {kind}:N with N below {count}."
-        )
-    chosen = torch.device(name) if num_processes() == 1 else _own_device(name, count)
-    refuse_unsupported(chosen, precision)
-    return chosen
-
-
-def _own_device(name: str, count: int) -> torch.device:
-    """Return the device of this one of several processes."""
-    if name == "cpu":
-        return torch.device(name)
-    if name != "cuda" or local_rank() >= count:
-        raise ConfigError(
-            f"--device is {name!r} with {num_processes()} processes; this machine has {count} of "
-            "it. Accepted with several processes: cpu, or cuda with at most one process for each "
-            "GPU of a machine (torchrun --nproc-per-node)."
-        )
-    own = torch.device("cuda", local_rank())
-    torch.cuda.set_device(own)
-    return own
 
 
 def run_recipe(

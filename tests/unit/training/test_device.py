@@ -5,7 +5,7 @@ import torch
 
 from distildet.errors import ConfigError
 from distildet.ops.processes import rank
-from distildet.recipes.runner import choose_device
+from distildet.training.device import choose_device
 
 PLACE = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
