@@ -10,7 +10,7 @@ from torch import Tensor
 from distildet.classes import map_labels
 from distildet.errors import ClassMapError, ConfigError, nearest_names
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
-from distildet.ops.divergence import AdaptiveForm, adaptive_divergence
+from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
 from distildet.ops.reduce import batch_share, batch_total
 from distildet.specs import DetectorSpec
 from distildet.structures import (
@@ -110,6 +110,7 @@ class Adaptive(DistillationLoss):
         # Not in checkpoints: the class lists say them.
         self.register_buffer("own_labels", torch.tensor(own), persistent=False)
         self.register_buffer("guide_labels", torch.tensor(guide), persistent=False)
+        self.are_all_compared = _are_all(own, student) and _are_all(guide, teacher)
         self.form: AdaptiveForm = form
         self.beta = beta
         self.gamma = gamma
@@ -124,20 +125,23 @@ class Adaptive(DistillationLoss):
     ) -> dict[str, Tensor]:
         """Return "classification"; see `DistillationLoss.forward`."""
         own, guide = _comparable(student.dense, teacher.dense)
-        value = own.logits[0].new_zeros((), dtype=torch.float32)
-        mass = value
-        for logits, teacher_logits, priors in zip(
-            own.logits, guide.logits, own.priors, strict=True
-        ):
-            taking_part = _taking_part(priors, batch, targets)[:, :, None]  # [b n 1]
-            # Logarithms of probabilities near 0 and 1, and sums over 1e6 of them: float32.
-            chosen = logits.index_select(2, self.own_labels).float()  # [b n k]
-            wanted = teacher_logits.index_select(2, self.guide_labels).float()  # [b n k]
-            divergence = adaptive_divergence(
-                chosen, wanted, form=self.form, beta=self.beta, gamma=self.gamma
+        labels = None if self.are_all_compared else (self.own_labels, self.guide_labels)
+        sums = [
+            adaptive_sums(
+                logits,
+                teacher_logits,
+                _taking_part(priors, batch, targets),
+                form=self.form,
+                beta=self.beta,
+                gamma=self.gamma,
+                theta=self.theta,
+                labels=labels,
             )
-            value = value + (divergence * taking_part).sum()
-            mass = mass + (wanted.sigmoid().pow(self.theta) * taking_part).sum()
+            for logits, teacher_logits, priors in zip(
+                own.logits, guide.logits, own.priors, strict=True
+            )
+        ]
+        value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
         images = mass.new_tensor(LEAST_OF_AN_IMAGE * len(batch))
         total, least = batch_total(torch.stack([mass, images]))
         return {"classification": value / (torch.maximum(total, least) * batch_share())}
@@ -199,6 +203,10 @@ def _common_labels(student: DetectorSpec, teacher: DetectorSpec) -> tuple[list[i
             "one class must be common; rename the classes of the labeled images."
         )
     return [own for own, _ in pairs], [guide for _, guide in pairs]
+
+
+def _are_all(labels: Sequence[int], spec: DetectorSpec) -> bool:
+    return list(labels) == list(range(len(spec.classes)))
 
 
 def _comparable(
