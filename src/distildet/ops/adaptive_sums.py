@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 AdaptiveForm = Literal["paper", "official"]
 Labels = tuple[Tensor, Tensor]
@@ -71,7 +70,10 @@ def adaptive_sums(
     Returns:
         The value, a scalar in nats, >= 0, with gradient to `logits`; and the mass, a scalar without
         gradient. Both in float32, in float64 of such logits; finite for all finite logits, 0 of
-        nothing. The gradient has no gradient of its own.
+        nothing.
+
+    Raises:
+        RuntimeError: In the backward pass, if it shall have a gradient itself.
 
     Source:
         Tang et al., "Learning Efficient Detector with Semi-supervised Adaptive Distillation",
@@ -116,8 +118,12 @@ class _AdaptiveSums(torch.autograd.Function):
         return value, mass
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, factor: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The gradient of adaptive_sums has no gradient of its own. Found create_graph=True "
+                "in the backward pass; leave it out."
+            )
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # given away before: the graph was kept for a further backward pass
             logits, teacher_logits, takes_part = ctx.saved_tensors
