@@ -92,13 +92,17 @@ class FeatureImitation(DistillationLoss):
         targets: Sequence[Targets],  # noqa: ARG002 - every cell counts, whatever is in it
     ) -> dict[str, Tensor]:
         """Return "feature"; see the class."""
+        guides = [teacher.features[level].detach().float() for level in self.levels]
+        shown = [_cells_that_show_image(batch, guide) for guide in guides]
+        own = [_statistics(*pair) for pair in zip(guides, shown, strict=True)]
+        # In one message: each costs processes that wait for each other.
+        totals = batch_total(torch.cat(own)).split_with_sizes([len(one) for one in own])
         values = [
-            _unexplained(
-                self.projectors[level](student.features[level]),
-                teacher.features[level].detach(),
-                batch,
+            _squared_difference(self.projectors[level](student.features[level]), *pair)
+            / (_scale(total) * batch_share())
+            for level, pair, total in zip(
+                self.levels, zip(guides, shown, strict=True), totals, strict=True
             )
-            for level in self.levels
         ]
         return {"feature": torch.stack(values).mean()}
 
@@ -132,36 +136,48 @@ def _projector(own_channels: int, guide_channels: int) -> nn.Conv2d:
     return projector
 
 
-def _unexplained(projected: Tensor, guide: Tensor, batch: ImageBatch) -> Tensor:
-    """Return the part of the variance of `guide` [b c h w] that is not met, >= 0."""
+def _squared_difference(projected: Tensor, guide: Tensor, shown: Tensor) -> Tensor:
+    """Return Σ_v |a(S) - T|² over the cells [b 1 h w] that are shown."""
     # Sums of squares over a map lose digits, and in half precision overflow, below float32.
-    projected, guide = projected.float(), guide.float()
+    projected = projected.float()
     if projected.shape[2:] != guide.shape[2:]:
         projected = F.interpolate(
             projected, size=guide.shape[2:], mode="bilinear", align_corners=False
         )  # [b, c, h, w] of the teacher
-    shown = _cells_that_show_image(batch, guide)
-    difference = (projected - guide).square().mul(shown).sum()
-    variance, square = _variance_and_square(guide, shown)
-    scale = torch.maximum(variance, LEAST_VARIANCE * square)
-    cells = batch_total(shown.sum()) * guide.shape[1]
-    return difference / (torch.where(scale > 0, scale, cells) * batch_share())
+    return (projected - guide).square().mul(shown).sum()
 
 
-def _variance_and_square(guide: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ_v |T - mean_v(T)|² and Σ_v |T|² over the shown cells of the whole batch.
+def _statistics(guide: Tensor, shown: Tensor) -> Tensor:
+    """Return what `_scale` needs of a part of the batch, [4 + c], such that parts add up.
 
-    Each part of the batch knows its own mean; between the means of the parts, as in Chan et al.,
-    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979. Squares of
-    the maps themselves, less the squared mean, would lose all digits of a small variance.
+    Number of cells; variance about the part's own means; cells * |means|²; Σ_v |T|²; cells * means.
     """
     cells = shown.sum()
     mean = (guide * shown).sum((0, 2, 3)) / cells  # [c]
     inside = (guide - mean[:, None, None]).square().mul(shown).sum()
-    all_cells, sums = batch_total(cells), batch_total(mean * cells)
-    between = batch_total(cells * mean.square().sum()) - (sums.square() / all_cells).sum()
-    variance = batch_total(inside) + between.clamp(min=0)
-    return variance, batch_total((guide.square() * shown).sum())
+    square = (guide.square() * shown).sum()
+    return torch.cat(
+        [torch.stack([cells, inside, cells * mean.square().sum(), square]), cells * mean]
+    )
+
+
+def _scale(totals: Tensor) -> Tensor:
+    """Return what the squared difference of the whole batch is divided by.
+
+    That is Σ_v |T - mean_v(T)|², but at least 0.01 Σ_v |T|², or the number of values where the
+    maps are 0 everywhere. Between the means of the parts the variance is as in Chan et al.,
+    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979: squares of
+    the maps, less the squared mean, would lose all digits of a small variance.
+
+    Args:
+        totals: `_statistics` of all parts, added up.
+    """
+    cells, inside, squared_means, square, sums = totals.split_with_sizes(
+        [1, 1, 1, 1, len(totals) - 4]
+    )
+    between = squared_means - (sums.square() / cells).sum()
+    scale = torch.maximum(inside + between.clamp(min=0), LEAST_VARIANCE * square)
+    return torch.where(scale > 0, scale, cells * len(sums)).squeeze()
 
 
 def _cells_that_show_image(batch: ImageBatch, feature: Tensor) -> Tensor:

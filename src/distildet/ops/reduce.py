@@ -70,14 +70,14 @@ def batch_share() -> float:
     return (1.0 if part is None else part.share) / num_processes()
 
 
-def batch_normaliser(count: Tensor, least: float = 1.0) -> Tensor:
+def batch_normaliser(count: Tensor) -> Tensor:
     """Return what a part divides a sum by, so that its mean over the parts is the batch's value.
 
     Args:
-        count: What this part contributes to the normaliser, of any shape.
-        least: Smallest normaliser of the whole batch.
+        count: What this part contributes to the normaliser, of any shape; that of the whole batch
+            counts as 1 where it is less.
     """
-    return batch_total(count).clamp(min=least) * batch_share()
+    return batch_total(count).clamp(min=1.0) * batch_share()
 
 
 @contextmanager
