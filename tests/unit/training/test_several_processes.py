@@ -20,6 +20,9 @@ SAME = {"rtol": 1e-5, "atol": 5e-6}
 PLAIN = {"optimizer": "sgd", "steps": 20, "batch_norm": "frozen"}
 
 
+OPTIONS = {"faster_rcnn": {"region_channels": 64, "train_proposals": 100, "region_samples": 32}}
+
+
 def make_detector(family, seed):
     torch.manual_seed(seed)
     return build_detector(
@@ -30,6 +33,7 @@ def make_detector(family, seed):
         backbone_levels=("C3", "C4"),
         extra_levels=0,
         neck_channels=32,
+        **OPTIONS.get(family, {}),
     )
 
 
@@ -77,7 +81,9 @@ def train(trainer, shares):
         ("retinanet", {}, {}),
         ("fcos", {"loss": "adaptive"}, {}),
         ("fcos", {"loss": "adaptive", "weight": "auto"}, {"accumulate": 2}),
-        ("retinanet", {"loss": "feature-imitation"}, {}),
+        ("retinanet", {"loss": "feature-imitation"}, {"accumulate": 2}),
+        ("faster_rcnn", {}, {}),
+        ("faster_rcnn", {}, {"accumulate": 2}),
     ],
 )
 def test_two_processes_train_as_one(in_processes, train, tmp_path, family, term, settings):
