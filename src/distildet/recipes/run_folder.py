@@ -6,12 +6,13 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from distildet import artefacts
 from distildet.errors import ConfigError, StageError
@@ -126,10 +127,15 @@ def changed_settings(before: Any, now: Any) -> list[str]:
     """Return one line for each setting that differs and may not.
 
     Args:
-        before: As a run noted them; one from before there was a choice had the precision fp32.
+        before: As a run noted them. A setting that it lacks, since there was no such choice yet,
+            had the value that is the default today.
         now: As `settings_of` returns them.
     """
-    return _differences({"precision": "fp32", **before}, now)
+    sections = {key: value for key, value in before.items() if key != "precision"}
+    # What today's schema refuses is no recipe of today, and is compared as it was noted.
+    with suppress(ValidationError):
+        sections = Recipe.model_validate(sections).model_dump(mode="json")
+    return _differences({"precision": before.get("precision", "fp32"), **sections}, now)
 
 
 def read_json(path: Path) -> Any:

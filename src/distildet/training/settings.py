@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from distildet.ops.precision import Precision
@@ -10,9 +10,6 @@ from distildet.ops.precision import Precision
 OptimizerName = Literal["adamw", "sgd"]
 Decay = Literal["cosine", "constant"]
 TermDecay = Literal["none", "linear", "cosine"]
-
-# What stages had that were begun before there was a choice.
-_BEFORE_THE_CHOICE = {"precision": "fp32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +93,26 @@ class TrainSettings:
         return settings
 
     def changes_from(self, old: Mapping[str, Any]) -> list[str]:
-        """Return one line for each setting that differs from what `as_json` once returned."""
-        new, old = self.as_json(), {**_BEFORE_THE_CHOICE, **old}
+        """Return one line for each setting that differs from what `as_json` once returned.
+
+        Args:
+            old: A setting that it lacks, since there was no such choice yet, had the value that is
+                the default today.
+        """
+        new, old = self.as_json(), _completed(TrainSettings, old)
+        old["terms"] = [_completed(TermSettings, term) for term in old["terms"]]
         return [
             f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
         ]
+
+
+def _completed(settings: type, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return noted settings with the default of each that they lack."""
+    defaults = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(settings)
+        if one.default is not MISSING or one.default_factory is not MISSING
+    }
+    return {**noted, **{name: one for name, one in defaults.items() if name not in noted}}

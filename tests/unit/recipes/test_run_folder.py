@@ -15,10 +15,11 @@ from distildet.recipes.run_folder import (
     read_done,
     refuse_foreign,
     remove_leftovers,
+    settings_of,
     stage_folder,
     write_done,
 )
-from distildet.recipes.schema import LabelStage
+from distildet.recipes.schema import LabelStage, Recipe
 
 HOLD = """
 import sys
@@ -209,3 +210,41 @@ def test_a_run_keeps_to_its_precision():
 )
 def test_a_run_from_before_there_was_a_precision_had_fp32(precision, differences):
     assert changed_settings({"name": "a"}, {"name": "a", "precision": precision}) == differences
+
+
+LABELED = {"format": "coco", "images": "i", "annotations": "a.json"}
+
+
+def settings_before_the_choice(stage):
+    """Settings noted before there were `data.cache`, `teacher_cache` and a precision."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "a",
+            "data": {"image_size": 64, "labeled": LABELED},
+            "student": {"detector": "fcos"},
+            "stages": [{"stage": "train", "steps": 1, "optimizer": {"lr": 1.0}}],
+        }
+    )
+    now = settings_of(recipe, "fp32")
+    before = json.loads(json.dumps(now))
+    del before["data"]["cache"]
+    del before["stages"][0]["teacher_cache"]
+    del before["precision"]
+    now["stages"][0] |= stage
+    return before, now
+
+
+def test_a_run_begun_before_there_was_a_choice_had_the_default():
+    before, now = settings_before_the_choice({})
+
+    assert changed_settings(before, now) == []
+
+
+def test_a_choice_that_an_old_run_did_not_have_is_told_with_its_default():
+    before, now = settings_before_the_choice({"ema": 0.5})
+    now["data"]["cache"] = "memory"
+
+    assert changed_settings(before, now) == [
+        "data.cache was 'none' and is 'memory'",
+        "stages[0].ema was 0.998 and is 0.5",
+    ]

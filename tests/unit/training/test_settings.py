@@ -33,24 +33,33 @@ def test_another_option_of_a_loss_is_a_change():
     assert change.startswith("terms was [{'loss': 'a', 'weight': 'auto'")
 
 
-def test_changes_name_the_old_and_the_new_value_also_of_settings_that_came_or_went():
+def test_changes_name_the_old_and_the_new_value_also_of_settings_that_went():
     old = settings(lr=0.1).as_json() | {"gone": 1}
-    del old["clip"]
 
     changes = settings(lr=0.2).changes_from(old)
 
-    assert changes == [
-        "clip was None and is 10.0",
-        "gone was 1 and is None",
-        "lr was 0.1 and is 0.2",
-    ]
+    assert changes == ["gone was 1 and is None", "lr was 0.1 and is 0.2"]
 
 
-def test_a_stage_begun_before_there_was_a_precision_had_fp32():
+@pytest.mark.parametrize(
+    ("now", "changes"),
+    [
+        ({}, []),
+        ({"precision": "bf16"}, ["precision was 'fp32' and is 'bf16'"]),
+        ({"clip": 5.0}, ["clip was 10.0 and is 5.0"]),
+    ],
+)
+def test_a_stage_begun_before_there_was_a_choice_had_the_default(now, changes):
     old = settings().as_json()
     del old["precision"]
+    del old["clip"]
 
-    assert settings().changes_from(old) == []
-    assert settings(precision="bf16").changes_from(old) == [
-        "precision was 'fp32' and is 'bf16'",
-    ]
+    assert settings(**now).changes_from(old) == changes
+
+
+def test_a_term_begun_before_there_was_a_choice_had_the_default():
+    now = settings(terms=(TermSettings(loss="a", weight=2.0),))
+    old = now.as_json()
+    del old["terms"][0]["decay"]
+
+    assert now.changes_from(old) == []
