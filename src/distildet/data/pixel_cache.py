@@ -1,7 +1,6 @@
 """Decoded images in memory, shared by the processes that load them."""
 
 import os
-import shutil
 from collections.abc import Iterable
 from multiprocessing import Array, RawArray
 from pathlib import Path
@@ -13,81 +12,113 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from distildet.data.decode import probe_size
+from distildet.data.free_memory import free_bytes, free_shared_bytes
 from distildet.data.image_file import Picture, open_image
 from distildet.errors import ResourceError
+from distildet.ops.processes import gather, num_processes
+from distildet.ops.shared_work import share_out
 
 # Any, since torchvision does not declare which of these names are public.
 _KERNELS: Any = functional
-_SHARED = Path("/dev/shm")  # noqa: S108 -- where the memory that processes share comes from
-_MEMINFO = Path("/proc/meminfo")
-# Of a container; absent elsewhere.
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class _Place(NamedTuple):
     """Where a picture is kept."""
 
+    block: "_Block"
     number: int
     start: int
     size: tuple[int, int]
     kept_size: tuple[int, int]
 
 
+class _Block:
+    """Memory for the pictures that were added together."""
+
+    def __init__(self, num_images: int, num_bytes: int) -> None:
+        self.pixels = RawArray("B", num_bytes)
+        self.geometry = RawArray("d", 4 * num_images)
+        # With a lock, so that who sees that a picture is there sees the picture.
+        self.is_there = Array("b", num_images)
+
+
 class PixelCache:
     """Images that are decoded once and then kept, no larger than views need them.
 
     A picture is the same whether it comes from memory or, the first time, from its file; so views
-    are the same for any number of worker processes and after an interruption. The processes that
-    are started after the cache was made share it.
+    are the same for any number of worker processes and after an interruption. Worker processes
+    that are started after images were added share them; each process of a run has a cache of its
+    own.
 
     Args:
-        paths: The images.
         longest: Longer side in pixels to which larger images are scaled down.
 
-    Raises:
-        DataError: The header of an image cannot be read.
-        ResourceError: There is not enough free memory.
+    Attributes:
+        num_bytes: How much memory the pictures take, in this process.
     """
 
-    def __init__(self, paths: Iterable[Path], *, longest: int) -> None:
+    def __init__(self, *, longest: int) -> None:
+        self._longest = longest
         self._places: dict[Path, _Place] = {}
         self.num_bytes = 0
-        for number, path in enumerate(dict.fromkeys(paths)):
-            size = probe_size(path)
-            kept_size = _kept_size(size, longest)
-            self._places[path] = _Place(number, self.num_bytes, size, kept_size)
-            self.num_bytes += 3 * kept_size[0] * kept_size[1]
-        _require_room(self.num_bytes)
-        self._pixels = RawArray("B", self.num_bytes)
-        self._geometry = RawArray("d", 4 * len(self))
-        # With a lock, so that who sees that a picture is there sees the picture.
-        self._is_there = Array("b", len(self))
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._places)
 
+    def add(self, paths: Iterable[Path]) -> None:
+        """Take memory for images; those that have some are left alone.
+
+        Every process of a run must come here, with the same images. If one cannot take the
+        memory, none does.
+
+        Args:
+            paths: The images.
+
+        Raises:
+            DataError: The header of an image cannot be read.
+            ResourceError: There is not enough free memory.
+        """
+        new = [path for path in dict.fromkeys(paths) if path not in self._places]
+        if not new:
+            return
+        sizes, error = share_out(new, lambda share: map(probe_size, share))
+        if error is not None:
+            raise error
+        kept_sizes = [_kept_size(size, self._longest) for size in sizes]
+        starts = [0]
+        for height, width in kept_sizes:
+            starts.append(starts[-1] + 3 * height * width)
+        _require_room(starts[-1])
+        block = _Block(len(new), starts[-1])
+        for number, path in enumerate(new):
+            self._places[path] = _Place(
+                block, number, starts[number], sizes[number], kept_sizes[number]
+            )
+        self.num_bytes += starts[-1]
+
     def picture(self, path: Path) -> Picture:
         """Return an image, from memory if it has been asked for before.
 
         Args:
-            path: One of the images.
+            path: One of the images that were added.
 
         Raises:
             DataError: The image cannot be decoded.
         """
         place = self._places[path]
+        block = place.block
         height, width = place.kept_size
         kept = np.frombuffer(
-            self._pixels, dtype=np.uint8, count=3 * height * width, offset=place.start
+            block.pixels, dtype=np.uint8, count=3 * height * width, offset=place.start
         ).reshape(height, width, 3)
-        geometry = np.frombuffer(self._geometry, count=4, offset=32 * place.number)
-        if not self._is_there[place.number]:
+        geometry = np.frombuffer(block.geometry, count=4, offset=32 * place.number)
+        if not block.is_there[place.number]:
             # Two processes may come here for one image; they write the same.
             shown = _scaled_down(path, place)
             kept[:] = shown.pixels.permute(1, 2, 0).numpy()  # [h, w, c]
             geometry[:] = (*shown.scale, *shown.start)
-            self._is_there[place.number] = 1
+            block.is_there[place.number] = 1
         scale_y, scale_x, start_y, start_x = geometry.tolist()
         return Picture(
             pixels=torch.from_numpy(kept).permute(2, 0, 1),  # [c, h, w]
@@ -116,27 +147,32 @@ def _scaled_down(path: Path, place: _Place) -> Picture:
     )
 
 
+def num_local_processes() -> int:
+    """Return how many processes of the run are on this machine, as torchrun says; else all."""
+    return min(num_processes(), int(os.environ.get("LOCAL_WORLD_SIZE", num_processes())))
+
+
 def _require_room(num_bytes: int) -> None:
-    # Each of the processes that torchrun starts on this machine has a cache of its own.
-    needed = num_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    free = _free_bytes()
+    """Refuse, in all processes of a run or in none."""
+    # The gathering is also what makes all measure before one of them takes memory.
+    shortages = [found for found in gather(_shortage(num_bytes)) if found is not None]
+    if shortages:
+        raise ResourceError(shortages[0])
+
+
+def _shortage(num_bytes: int) -> str | None:
+    """Return what stands against a cache in each process of this machine."""
+    needed = num_bytes * num_local_processes()
+    free, room = free_bytes(), free_shared_bytes()
     if needed > free:
-        raise ResourceError(
+        return (
             f"data.cache: the images need {needed / 1e9:.2f} GB of memory, {free / 1e9:.2f} GB are "
             "free. Set data.cache to none, or make data.image_size or augmentation.zoom smaller."
         )
-    if _SHARED.is_dir() and needed > (room := shutil.disk_usage(_SHARED).free):
-        raise ResourceError(
-            f"data.cache: the images need {needed / 1e9:.2f} GB of shared memory, {_SHARED} has "
+    if room is not None and needed > room:
+        return (
+            f"data.cache: the images need {needed / 1e9:.2f} GB of shared memory, /dev/shm has "
             f"{room / 1e9:.2f} GB left. Enlarge it (docker run --shm-size), or set data.cache to "
             "none."
         )
-
-
-def _free_bytes() -> int:
-    """Return how much memory is free, as far as the system says; else how much there is."""
-    lines = _MEMINFO.read_text().splitlines() if _MEMINFO.is_file() else []
-    said = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    free = said[0] if said else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
-    return free if limit == "max" else min(free, int(limit))
+    return None

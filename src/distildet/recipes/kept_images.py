@@ -1,37 +1,47 @@
-"""Keeps the decoded images of a train stage in memory, where the recipe asks for it."""
+"""Keeps the decoded images of a run in memory, where the recipe asks for it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from distildet.data.loader import Stream
-from distildet.data.pixel_cache import PixelCache
-from distildet.data.transforms import Augmentation
+from distildet.data.pixel_cache import PixelCache, num_local_processes
+from distildet.recipes.schema import Recipe, TrainStage
+
+
+def longest_kept(recipe: Recipe) -> int:
+    """Return how large images are kept, so that the views of every stage can be cut from them.
+
+    Returns:
+        Longer side in pixels: `data.image_size` times the largest zoom of all train stages.
+    """
+    zooms = [
+        1.0 if stage.augmentation == "none" else stage.augmentation.zoom[1]
+        for stage in recipe.stages
+        if isinstance(stage, TrainStage)
+    ]
+    return math.ceil(recipe.data.image_size * max(zooms, default=1.0))
 
 
 def keep_decoded(
-    streams: Sequence[tuple[Stream, int]], *, image_size: int, augmentation: Augmentation | None
-) -> tuple[list[tuple[Stream, int]], str]:
+    streams: Sequence[tuple[Stream, int]], cache: PixelCache
+) -> tuple[list[tuple[Stream, int]], str | None]:
     """Let all views of an image come from one decoding of it.
 
     Args:
-        streams: Each with the number of its images in a batch.
-        image_size: Largest side of a view.
-        augmentation: How far views vary; the largest zoom decides how large images are kept.
+        streams: Of a stage, each with the number of its images in a batch.
+        cache: Of the run. What earlier stages have decoded is there; what is new is added.
 
     Returns:
         The streams, whose images are decoded when they are first shown, and one line that says
-        how much memory they take.
+        how much memory the new ones take, if there are any.
 
     Raises:
         DataError: The header of an image cannot be read.
         ResourceError: There is not enough free memory.
     """
-    zoom = 1.0 if augmentation is None else augmentation.zoom[1]
-    cache = PixelCache(
-        (one.sample.path for stream, _ in streams for one in stream.samples),
-        longest=math.ceil(image_size * zoom),
-    )
+    num_images, num_bytes = len(cache), cache.num_bytes
+    cache.add(one.sample.path for stream, _ in streams for one in stream.samples)
     kept = [
         (
             replace(stream, samples=tuple(replace(one, cache=cache) for one in stream.samples)),
@@ -39,6 +49,16 @@ def keep_decoded(
         )
         for stream, count in streams
     ]
-    return kept, (
-        f"{len(cache)} images will be kept in {cache.num_bytes / 1e6:.1f} MB of memory (data.cache)"
+    return kept, _told(len(cache) - num_images, cache.num_bytes - num_bytes, is_more=num_images > 0)
+
+
+def _told(num_images: int, num_bytes: int, *, is_more: bool) -> str | None:
+    if num_images == 0:
+        return None
+    more = "more " if is_more else ""
+    local = num_local_processes()
+    whose = f" by each of the {local} processes of this machine" if local > 1 else ""
+    return (
+        f"{num_images} {more}images will be kept in {num_bytes / 1e6:.1f} MB of memory{whose} "
+        "(data.cache)"
     )

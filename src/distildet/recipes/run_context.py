@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from distildet.classes import ClassList, ClassMap, map_classes
+from distildet.data.pixel_cache import PixelCache
 from distildet.detectors.base import Detector
 from distildet.detectors.bundle import bundle_fingerprint, load_detector
 from distildet.ops.precision import Precision
+from distildet.recipes.kept_images import longest_kept
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_data import RunData
 from distildet.recipes.schema import Recipe
@@ -105,6 +108,13 @@ class RunContext:
     progress: Progress
     teachers: tuple[Teacher, ...] = ()
     precision: Precision = "fp32"
+
+    @cached_property
+    def pixel_cache(self) -> PixelCache | None:
+        """Where all stages of the run keep decoded images; None where the recipe keeps none."""
+        if self.recipe.data.cache == "none":
+            return None
+        return PixelCache(longest=longest_kept(self.recipe))
 
     def work(self, place: Path) -> str:
         """Return the name by which progress of what is written to a place is told."""

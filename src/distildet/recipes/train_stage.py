@@ -71,13 +71,10 @@ def run_train_stage(
     ]
     settings = _settings(stage, seed, folder.name, steps, context.precision)
     work = context.work(folder)
-    if context.recipe.data.cache == "memory":
-        streams, line = keep_decoded(
-            streams,
-            image_size=context.recipe.data.image_size,
-            augmentation=_augmentation(stage),
-        )
-        context.progress.message(f"{work}: {line}")
+    if context.pixel_cache is not None:
+        streams, line = keep_decoded(streams, context.pixel_cache)
+        if line is not None:
+            context.progress.message(f"{work}: {line}")
     trainer = Trainer(
         _task(
             initial_student(context, stage, seed, previous),

@@ -1,11 +1,15 @@
 """Images are decoded once; views from memory are the same whoever decoded first."""
 
+import time
+from multiprocessing import RawArray, Value
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from distildet.data import pixel_cache
+from distildet.data import free_memory, pixel_cache
 from distildet.data.dataset import Sample
 from distildet.data.decode import decode_image
 from distildet.data.loader import Stream, TrainingSample, training_batches
@@ -13,8 +17,11 @@ from distildet.data.pixel_cache import PixelCache
 from distildet.data.transforms import Augmentation, plan_fit, view_picture
 from distildet.errors import DataError, ResourceError
 from distildet.ops.frames import map_boxes
+from distildet.ops.processes import rank
 from distildet.structures import Targets
 
+# Three pictures of 3 * 51 * 100 bytes are 45,900 bytes.
+NEEDED = 45_900
 BOX = torch.tensor([[101.0, 42.0, 303.0, 155.0]])
 
 
@@ -32,8 +39,14 @@ def store(path, *, orientation=1):
     return path
 
 
+def cache_of(paths, longest):
+    cache = PixelCache(longest=longest)
+    cache.add(paths)
+    return cache
+
+
 def stream_of(paths, longest=None):
-    cache = None if longest is None else PixelCache(paths, longest=longest)
+    cache = None if longest is None else cache_of(paths, longest)
     targets = Targets(
         boxes=BOX,
         labels=torch.tensor([0]),
@@ -68,7 +81,7 @@ def paths(tmp_path):
 
 
 def test_an_image_that_is_small_enough_is_kept_as_it_is(paths):
-    cache = PixelCache(paths, longest=403)
+    cache = cache_of(paths, 403)
 
     for path in paths * 2:
         picture = cache.picture(path)
@@ -78,7 +91,7 @@ def test_an_image_that_is_small_enough_is_kept_as_it_is(paths):
 
 def test_the_memory_is_that_of_the_pictures_each_once(paths):
     # 205 * 100 / 403 = 50.9 rows
-    cache = PixelCache([*paths, paths[0]], longest=100)
+    cache = cache_of([*paths, paths[0]], 100)
 
     assert len(cache) == 3
     assert cache.num_bytes == 3 * (51 * 100 * 3)
@@ -89,7 +102,7 @@ def test_the_memory_is_that_of_the_pictures_each_once(paths):
 @pytest.mark.parametrize(("longest", "image_size"), [(100, 100), (150, 90), (45, 45)])
 def test_a_box_is_seen_where_the_matrix_says(tmp_path, suffix, orientation, longest, image_size):
     path = store(tmp_path / f"a.{suffix}", orientation=orientation)
-    cache = PixelCache([path], longest=longest)
+    cache = cache_of([path], longest)
 
     view = view_picture(cache.picture(path), plan_fit((205, 403), image_size))
 
@@ -104,8 +117,31 @@ def test_a_box_is_seen_where_the_matrix_says(tmp_path, suffix, orientation, long
     assert area == pytest.approx((x2 - x1) * (y2 - y1), rel=0.01)
 
 
+def test_images_that_are_added_later_leave_the_others_where_they_are(paths):
+    cache = cache_of(paths[:2], 100)
+    first = cache.picture(paths[0]).pixels.clone()
+    paths[0].unlink()
+
+    cache.add(paths)
+
+    assert torch.equal(cache.picture(paths[0]).pixels, first)
+    assert torch.equal(
+        cache.picture(paths[2]).pixels, cache_of(paths[2:], 100).picture(paths[2]).pixels
+    )
+    assert (len(cache), cache.num_bytes) == (3, NEEDED)
+
+
+def test_nothing_to_add_needs_no_room(paths, free):
+    cache = cache_of(paths, 100)
+    free(0, 0)
+
+    cache.add(paths)
+
+    assert len(cache) == 3
+
+
 def test_an_image_is_decoded_once(paths):
-    cache = PixelCache(paths, longest=100)
+    cache = cache_of(paths, 100)
     first = cache.picture(paths[0]).pixels.clone()
     paths[0].unlink()
 
@@ -120,6 +156,16 @@ def test_what_workers_decode_is_there_for_all(paths):
     again = pixels_of_steps(stream)
 
     assert all(map(torch.equal, first, again))
+
+
+def test_what_a_stage_decoded_is_there_for_one_that_adds_images(paths):
+    first = stream_of(paths[:2], longest=103)
+    shown = pixels_of_steps(first, workers=2)
+    [path.unlink() for path in paths[:2]]
+
+    first.samples[0].cache.add(paths[2:])
+
+    assert all(map(torch.equal, shown, pixels_of_steps(first, workers=2)))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -143,60 +189,150 @@ def test_a_damaged_header_is_named_at_the_start(paths):
     paths[1].write_bytes(b"")
 
     with pytest.raises(DataError, match=r"b\.png: the file is empty"):
-        PixelCache(paths, longest=100)
+        cache_of(paths, 100)
 
 
-def test_a_damaged_image_is_named_when_it_is_shown(paths):
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("longest", [None, 100])
+def test_a_damaged_image_is_named_when_it_is_shown(paths, longest, workers):
     paths[2].write_bytes(paths[2].read_bytes()[:-100])
 
-    with pytest.raises(DataError, match=r"c\.jpg: the image is damaged"):
-        pixels_of_steps(stream_of(paths, longest=100), workers=1)
+    with pytest.raises(DataError, match=r"c\.jpg: the image is damaged and cannot be decoded \("):
+        pixels_of_steps(stream_of(paths, longest=longest), workers=workers)
+
+
+def test_a_damaged_image_is_named_again_by_whoever_comes_next(paths):
+    paths[2].write_bytes(paths[2].read_bytes()[:-100])
+    cache = cache_of(paths, 100)
+
+    with pytest.raises(DataError, match=r"c\.jpg: the image is damaged") as first:
+        cache.picture(paths[2])
+    with pytest.raises(DataError, match=r"c\.jpg: the image is damaged") as second:
+        cache.picture(paths[2])
+
+    assert str(first.value) == str(second.value)
+
+
+class Usage(NamedTuple):
+    """What a system says of a file system."""
+
+    free: int
 
 
 @pytest.fixture
-def system(tmp_path, monkeypatch):
-    """Files in which a system tells how much memory there is."""
-    monkeypatch.setattr(pixel_cache, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(pixel_cache, "_LIMIT", tmp_path / "memory.max")
-    return tmp_path
+def free(tmp_path, monkeypatch):
+    """Let a system say how much memory is free, and how much of the shared one."""
+    for name in ("_OWN_GROUPS", "_GROUPS"):
+        monkeypatch.setattr(free_memory, name, tmp_path / name)
+    (tmp_path / "_OWN_GROUPS").write_text("0::/\n")
+    (tmp_path / "_GROUPS").mkdir()
+    (tmp_path / "_GROUPS" / "memory.current").write_text("0\n")
+
+    def say(free=10**9, shared=10**9):
+        (tmp_path / "_GROUPS" / "memory.max").write_text(f"{free}\n")
+        monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(shared))
+
+    return say
 
 
-# Three pictures of 3 * 51 * 100 bytes are 45,900 bytes, 44.8 KiB.
-@pytest.mark.parametrize(
-    ("free", "limit", "processes"),
-    [(44, "max\n", 1), (45, "45000\n", 1), (50, "max\n", 2)],
-)
-def test_too_little_memory_is_refused(paths, system, monkeypatch, free, limit, processes):
-    (system / "meminfo").write_text(f"MemTotal: 999 kB\nMemAvailable:   {free} kB\n")
-    (system / "memory.max").write_text(limit)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+def test_what_just_fits_is_taken(paths, free):
+    free(NEEDED, NEEDED)
+
+    assert cache_of(paths, 100).num_bytes == NEEDED
+
+
+def test_too_little_memory_is_refused(paths, free):
+    free(NEEDED - 1)
 
     with pytest.raises(
-        ResourceError, match=r"data\.cache: the images need 0\.00 GB of memory, 0\."
+        ResourceError, match=r"data\.cache: the images need 0\.00 GB of memory, 0\.00 GB are free"
     ):
-        PixelCache(paths, longest=100)
+        cache_of(paths, 100)
 
 
-def test_enough_memory_is_taken(paths, system):
-    (system / "meminfo").write_text("MemAvailable: 45 kB\n")
+def test_memory_that_is_not_shared_through_files_has_no_second_limit(paths, free, monkeypatch):
+    free(NEEDED, 0)
+    monkeypatch.setattr(free_memory, "_SHARED", paths[0] / "none")
 
-    assert PixelCache(paths, longest=100).num_bytes == 45_900
-
-
-@pytest.mark.parametrize("content", ["", "MemTotal: 9 kB\n"])
-def test_without_word_of_free_memory_that_of_the_machine_counts(paths, system, content):
-    (system / "meminfo").write_text(content)
-
-    assert PixelCache(paths, longest=100).num_bytes == 45_900
+    assert cache_of(paths, 100).num_bytes == NEEDED
 
 
-def test_a_system_that_has_no_such_files_is_taken_as_free(paths, system):
-    assert PixelCache(paths, longest=100).num_bytes == 45_900
+def test_too_little_shared_memory_is_refused(paths, free):
+    free(shared=NEEDED - 1)
+
+    with pytest.raises(
+        ResourceError, match=r"of shared memory, /dev/shm has 0\.00 GB left\. Enlarge"
+    ):
+        cache_of(paths, 100)
 
 
-def test_too_little_shared_memory_is_refused(paths, monkeypatch, tmp_path):
-    monkeypatch.setattr(pixel_cache, "_SHARED", tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 45_000}))
+def test_images_that_are_refused_are_not_there(paths, free):
+    free()
+    cache = cache_of(paths[:1], 100)
+    free(1)
 
-    with pytest.raises(ResourceError, match=r"of shared memory, \S+ has 0\.00 GB left\. Enlarge"):
-        PixelCache(paths, longest=100)
+    with pytest.raises(ResourceError, match="of memory"):
+        cache.add(paths)
+
+    assert (len(cache), cache.num_bytes) == (1, NEEDED // 3)
+
+
+def test_each_process_of_a_machine_needs_its_own_memory(paths, free, in_processes):
+    free(2 * NEEDED - 1)
+
+    errors = in_processes(lambda: cache_of(paths, 100))
+
+    assert [type(error) for error in errors] == [ResourceError] * 2
+
+
+def test_processes_of_other_machines_take_nothing_from_this_one(
+    paths, free, in_processes, monkeypatch
+):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    free(NEEDED)
+
+    assert in_processes(lambda: cache_of(paths, 100).num_bytes) == [NEEDED] * 2
+
+
+def test_one_process_is_alone_whatever_the_environment_says(paths, free, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    free(NEEDED)
+
+    assert cache_of(paths, 100).num_bytes == NEEDED
+
+
+def test_a_process_that_asks_late_sees_what_was_free_before_others_took_it(
+    paths, in_processes, monkeypatch
+):
+    taken = Value("q", 0)
+
+    def take(kind, size):
+        with taken:
+            taken.value += size
+        return RawArray(kind, size)
+
+    def usage(path):
+        time.sleep(0.3 * rank())
+        return Usage(5 * NEEDED // 2 - taken.value)
+
+    monkeypatch.setattr(pixel_cache, "RawArray", take)
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+    assert in_processes(lambda: cache_of(paths, 100).num_bytes) == [NEEDED] * 2
+
+
+def test_where_one_process_has_no_room_none_takes_it(paths, in_processes, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage((10**9, NEEDED)[rank()]))
+
+    first, second = in_processes(lambda: cache_of(paths, 100))
+
+    assert "of shared memory" in str(first)
+    assert str(first) == str(second)
+
+
+def test_a_header_that_one_process_cannot_read_is_named_by_all(paths, in_processes):
+    paths[1].write_bytes(b"")
+
+    errors = in_processes(lambda: cache_of(paths, 100))
+
+    assert ["b.png: the file is empty" in str(error) for error in errors] == [True, True]

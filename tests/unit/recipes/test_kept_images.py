@@ -1,4 +1,4 @@
-"""Images of a stage are kept as large as its largest view needs them."""
+"""Images of a run are kept once, as large as its largest view needs them."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from distildet.data.dataset import Sample
 from distildet.data.loader import Stream, TrainingSample
-from distildet.data.transforms import Augmentation
-from distildet.recipes.kept_images import keep_decoded
+from distildet.data.pixel_cache import PixelCache
+from distildet.recipes.kept_images import keep_decoded, longest_kept
 from distildet.structures import Targets
 
 
@@ -31,32 +31,66 @@ def streams(tmp_path):
     return [(Stream(name="x", samples=(first, second)), 3), (Stream(name="y", samples=(first,)), 1)]
 
 
+STAGE = "{{stage: train, epochs: 1, optimizer: {{lr: 1e-3}}, augmentation: {}}}"
+
+
 @pytest.mark.parametrize(
-    ("augmentation", "size"),
+    ("augmentations", "longest"),
     [
-        (None, (50, 100)),
-        (Augmentation(zoom=(0.5, 1.0)), (50, 100)),
-        (Augmentation(zoom=(0.5, 1.613)), (81, 162)),  # 100 * 1.613 rounded up
-        (Augmentation(zoom=(1.0, 9.0)), (200, 400)),
+        (["none"], 64),
+        (["{zoom: [0.5, 1.0]}"], 64),
+        (["{zoom: [0.5, 0.75]}"], 48),
+        (["{zoom: [0.5, 1.613]}"], 104),  # 64 * 1.613 = 103.2, rounded up
+        (["none", "{zoom: [0.5, 2.0]}", "{zoom: [0.5, 1.5]}"], 128),
     ],
 )
-def test_the_largest_zoom_decides_how_large_images_are_kept(streams, augmentation, size):
-    kept, _ = keep_decoded(streams, image_size=100, augmentation=augmentation)
+def test_the_largest_zoom_of_all_stages_decides_how_large_images_are_kept(
+    load_plain, augmentations, longest
+):
+    stages = ", ".join(STAGE.format(augmentation) for augmentation in augmentations)
 
-    one = kept[0][0].samples[0]
-    assert one.cache.picture(one.sample.path).pixels.shape == (3, *size)
+    assert longest_kept(load_plain(f"stages=[{stages}]")) == longest
 
 
 def test_streams_keep_their_samples_and_share_one_memory(streams):
-    kept, _ = keep_decoded(streams, image_size=100, augmentation=None)
+    cache = PixelCache(longest=100)
+
+    kept, _ = keep_decoded(streams, cache)
 
     assert [(stream.name, count) for stream, count in kept] == [("x", 3), ("y", 1)]
     assert [one.sample.id for stream, _ in kept for one in stream.samples] == ["a", "b", "a"]
-    assert len({id(one.cache) for stream, _ in kept for one in stream.samples}) == 1
+    assert {id(one.cache) for stream, _ in kept for one in stream.samples} == {id(cache)}
 
 
-def test_the_memory_is_told(streams):
-    _, line = keep_decoded(streams, image_size=4000, augmentation=None)
+def test_the_memory_is_told_of_what_is_new(streams):
+    cache = PixelCache(longest=4000)
 
-    # Two images of 3 * 200 * 400 bytes
-    assert line == "2 images will be kept in 0.5 MB of memory (data.cache)"
+    lines = [keep_decoded(part, cache)[1] for part in (streams[1:], streams, streams)]
+
+    # 3 * 200 * 400 bytes an image
+    assert lines == [
+        "1 images will be kept in 0.2 MB of memory (data.cache)",
+        "1 more images will be kept in 0.2 MB of memory (data.cache)",
+        None,
+    ]
+
+
+def test_the_memory_of_each_process_is_told(streams, in_processes):
+    told = in_processes(lambda: keep_decoded(streams, PixelCache(longest=4000))[1])
+
+    assert told[0] == (
+        "2 images will be kept in 0.5 MB of memory by each of the 2 processes of this machine "
+        "(data.cache)"
+    )
+
+
+def test_stages_do_not_decode_again_what_an_earlier_one_has_shown(streams):
+    cache = PixelCache(longest=100)
+    first, _ = keep_decoded(streams, cache)
+    sample = first[0][0].samples[0]
+    shown = sample.cache.picture(sample.sample.path).pixels.clone()
+    sample.sample.path.unlink()
+
+    again, _ = keep_decoded(streams[:1], cache)
+
+    assert torch.equal(again[0][0].samples[0].cache.picture(sample.sample.path).pixels, shown)
