@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from distildet.recipes.cache_schema import TeacherCache
 from distildet.recipes.distill_schema import DistillConfig
-from distildet.recipes.streams import Stream, TargetKind, share_out
+from distildet.recipes.streams import Stream, TargetKind, counts_by_stream
 from distildet.recipes.values import (
     Init,
     Integer,
@@ -262,7 +262,7 @@ class TrainStage(Section):
     @field_validator("batch_size")
     @classmethod
     def _every_stream_has_an_image(cls, value: int, info: ValidationInfo) -> int:
-        for stream, count in share_out(info.data.get("images", {}), value).items():
+        for stream, count in counts_by_stream(info.data.get("images", {}), value).items():
             if count == 0:
                 raise complete_fault(
                     f"a batch of {value} has no image of the stream {stream!r}. "
@@ -280,7 +280,7 @@ class TrainStage(Section):
 
     def counts(self) -> dict[Stream, int]:
         """Return how many images of each stream a batch has, by largest remainder."""
-        return share_out(self.images, self.batch_size)
+        return counts_by_stream(self.images, self.batch_size)
 
     def steps_for(self, stream_sizes: Mapping[str, int]) -> int:
         """Return the number of optimizer steps.

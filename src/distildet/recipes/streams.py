@@ -15,7 +15,7 @@ LABELED_BY: dict[Stream, tuple[Stream, ...]] = {
 """Stream -> the choices of images of a label stage that give pseudo-labels to all of it."""
 
 
-def share_out(ratios: Mapping[Stream, float], num_images: int) -> dict[Stream, int]:
+def counts_by_stream(ratios: Mapping[Stream, float], num_images: int) -> dict[Stream, int]:
     """Share the images of a batch out by ratio, by the method of the largest remainder.
 
     Args:

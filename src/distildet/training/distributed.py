@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 
@@ -15,8 +15,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from distildet.errors import ConfigError, DistildetError, InterruptedRunError, ResourceError
 
-# Others wait while rank 0 writes and measures; a lost machine ends the wait much earlier.
-LONGEST_WAIT = timedelta(hours=1)
+# Others wait while rank 0 writes and measures, however long that takes; a process that ends closes
+# its connections, which ends the wait at once. What is left is one that hangs for ever.
+LONGEST_WAIT = timedelta(days=1)
 LONGEST_MEETING = timedelta(minutes=5)
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _FAILURE = "distildet/failure"
@@ -60,7 +61,7 @@ def process_group() -> Iterator[None]:
 
     Raises:
         ConfigError: What torchrun sets in the environment is not complete.
-        ResourceError: The processes do not find each other, or one of them died.
+        ResourceError: The processes do not find each other, or one of them died or hangs.
         InterruptedRunError: Another process has stopped; with its message and exit code.
     """
     if num_started() == 1 or distributed.is_initialized():
@@ -116,28 +117,55 @@ def _store() -> Store:
 
 def _cause(error: Exception, store: Store) -> Exception:
     """Return what stopped this process: its own error, or that of the process that was first."""
-    is_lost = _is_lost_connection(error)
-    if is_lost or isinstance(error, InterruptedRunError):
-        # torchrun, too, stops the others when one has failed.
-        if store.check([_FAILURE]):
-            noted = json.loads(store.get(_FAILURE))
-            return InterruptedRunError(noted["message"], exit_code=noted["exit_code"])
-        if is_lost:
-            error = ResourceError(
-                "Another process of this run ended without a word; perhaps the system stopped it "
-                "because memory ran out. Run the same command again to continue."
-            )
+    unreached = _why_unreached(error)
+    # torchrun, too, stops the others when one has failed.
+    is_second = unreached is not None or isinstance(error, InterruptedRunError)
+    first = _noted(store) if is_second else None
+    if first is not None:
+        return first
+    _note(unreached or error, store)
+    return unreached or error
+
+
+def _noted(store: Store) -> InterruptedRunError | None:
+    """Return the error of the process that was first, if it is known."""
+    try:
+        if not store.check([_FAILURE]):
+            return None
+        noted = json.loads(store.get(_FAILURE))
+    except RuntimeError:
+        # Without torchrun it is rank 0 that keeps the table, and it has ended.
+        return None
+    return InterruptedRunError(noted["message"], exit_code=noted["exit_code"])
+
+
+def _note(error: Exception, store: Store) -> None:
+    """Tell the others why this process ends, unless they have heard of another reason."""
     is_known = isinstance(error, DistildetError)
     name = f"Process {os.environ['RANK']} ended with {type(error).__name__}: {error}"
     noted = {
         "message": str(error) if is_known else name,
         "exit_code": error.exit_code if isinstance(error, DistildetError) else _BUG,
     }
-    store.compare_set(_FAILURE, "", json.dumps(noted))
-    return error
+    # As for `_noted`; who is still there sees that the connection is closed.
+    with suppress(RuntimeError):
+        store.compare_set(_FAILURE, "", json.dumps(noted))
 
 
-def _is_lost_connection(error: Exception) -> bool:
+def _why_unreached(error: Exception) -> ResourceError | None:
+    """Return the error to show if another process could not be reached, None for all else."""
     # gloo, as of torch 2.15, has no exception of its own.
     is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
-    return is_of_gloo or isinstance(error, distributed.DistError)
+    if is_of_gloo and "Timed out waiting" in str(error):
+        hours = LONGEST_WAIT.total_seconds() / 3600
+        return ResourceError(
+            f"Process {os.environ['RANK']} waited for another one for {hours:.3g} hours "
+            "and gave up; the other one hangs, or its machine is cut off. Look at its machine, and run "
+            "the same command again to continue."
+        )
+    if is_of_gloo or isinstance(error, distributed.DistError):
+        return ResourceError(
+            "Another process of this run ended without a word; perhaps the system stopped it "
+            "because memory ran out. Run the same command again to continue."
+        )
+    return None

@@ -84,6 +84,49 @@ def test_the_first_error_by_item_reaches_every_process(in_processes, bad, messag
     assert [type(error) for _, error in results] == [DataError] * 2
 
 
+@COUNTS
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+@pytest.mark.parametrize("items", [[], [1], [1, 2, 3, 4, 5]])
+def test_rounds_do_not_change_the_values(in_processes, count, items, at_once):
+    results = in_processes(lambda: share_out(items, squares, at_once=at_once), count)
+
+    assert results == [([item * item for item in items], None)] * count
+
+
+def test_an_error_ends_the_others_after_their_round(in_processes):
+    computed = []
+
+    def compute(items):
+        for value in failing_at(2)(items):
+            computed.append(value)
+            yield value
+
+    def work():
+        values, error = share_out(range(100), compute, at_once=2)
+        return values, str(error), len(computed)
+
+    # Process 0 has the items 0, 2, ..., and process 1 the items 1, 3, ...
+    assert in_processes(work) == [
+        ([0, 1], "item 2 in process 0", 1),
+        ([0, 1], "item 2 in process 0", 2),
+    ]
+
+
+def test_an_error_after_the_last_value_is_told_in_the_last_round(in_processes):
+    def compute(items):
+        yield from items
+        raise DataError("at the end")
+
+    results = in_processes(lambda: share_out(range(4), compute, at_once=1))
+
+    assert [(values, str(error)) for values, error in results] == [([0, 1, 2, 3], "at the end")] * 2
+
+
+def test_too_few_values_of_a_round_are_a_bug():
+    with pytest.raises(ValueError, match="item 2 of 3 has no value"):
+        share_out([1, 2, 3], lambda items: items[:2], at_once=2)
+
+
 def test_only_the_first_process_works_and_all_get_the_value(in_processes):
     def work():
         return rank(), num_processes()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distildet.recipes.streams import share_out
+from distildet.recipes.streams import counts_by_stream
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from distildet.recipes.streams import share_out
     ],
 )
 def test_the_batch_is_shared_by_largest_remainder(ratios, num_images, counts):
-    assert share_out(ratios, num_images) == counts
+    assert counts_by_stream(ratios, num_images) == counts
 
 
 @given(
@@ -33,7 +33,7 @@ def test_the_batch_is_shared_by_largest_remainder(ratios, num_images, counts):
     num_images=st.integers(1, 512),
 )
 def test_every_image_of_the_batch_is_given_to_a_stream(ratios, num_images):
-    counts = share_out(ratios, num_images)
+    counts = counts_by_stream(ratios, num_images)
 
     assert sum(counts.values()) == num_images
     assert list(counts) == list(ratios)

@@ -2,12 +2,18 @@
 
 import multiprocessing
 import os
+import signal
 import socket
+import time
+from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
+from distildet import training
 from distildet.errors import ConfigError, DataError, InterruptedRunError, ResourceError
 from distildet.ops.processes import num_processes, rank, wait_for_all
+from distildet.ops.shared_work import share_out
 from distildet.training.distributed import (
     is_first_to_say,
     local_rank,
@@ -22,8 +28,11 @@ def free_port():
         return found.getsockname()[1]
 
 
-def started(work, process, port, results):
+def started(work, process, port, pipes):
     """What one process does, with its place in the environment."""
+    results = pipes[process][1]
+    # The end of a pipe is seen when nobody holds its other side any more.
+    pipes[1 - process][1].close()
     os.environ |= {
         "WORLD_SIZE": "2",
         "RANK": str(process),
@@ -42,6 +51,14 @@ def started(work, process, port, results):
     results.recv()
 
 
+def received(pipe):
+    """What a process sent, or that it was killed."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "killed"
+
+
 @pytest.fixture
 def in_started():
     """Do something in two processes that have not joined; return what came of it, by rank."""
@@ -51,14 +68,17 @@ def in_started():
         port = free_port()
         pipes = [context.Pipe() for _ in range(2)]
         processes = [
-            context.Process(target=started, args=(work, process, port, pipes[process][1]))
+            context.Process(target=started, args=(work, process, port, pipes))
             for process in range(2)
         ]
         for process in processes:
             process.start()
+        for _, other_end in pipes:
+            other_end.close()
         # Rank 0 keeps what both share, until both have ended.
-        results = [pipe.recv() for pipe, _ in pipes]
-        pipes[0][0].send("done")
+        results = [received(pipe) for pipe, _ in pipes]
+        with suppress(OSError):
+            pipes[0][0].send("done")
         for process in processes:
             process.join(20)
         return results
@@ -119,6 +139,63 @@ def test_a_process_that_leaves_without_a_word_is_an_error_of_the_machine(in_star
     assert first[0] is ResourceError
     assert "ended without a word" in first[1]
     assert second is None
+
+
+def test_a_process_that_is_killed_is_an_error_of_the_machine(in_started):
+    def work(process):
+        with process_group():
+            if process == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            wait_for_all()
+
+    first, second = in_started(work)
+
+    assert first[0] is ResourceError
+    assert "ended without a word" in first[1]
+    assert second == "killed"
+
+
+def test_who_kept_the_table_may_be_killed_too(in_started):
+    # As without torchrun, rank 0 keeps it here.
+    def work(process):
+        with process_group():
+            if process == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            wait_for_all()
+
+    first, second = in_started(work)
+
+    assert first == "killed"
+    assert second[0] is ResourceError
+    assert "ended without a word" in second[1]
+
+
+def test_waiting_for_too_long_is_told_as_such(in_started, monkeypatch):
+    monkeypatch.setattr(training.distributed, "LONGEST_WAIT", timedelta(seconds=0.36))
+
+    def work(process):
+        with process_group():
+            if process == 0:
+                wait_for_all()
+            time.sleep(1)
+
+    first, second = in_started(work)
+
+    assert first[0] is ResourceError
+    assert "Process 0 waited for another one for 0.0001 hours and gave up" in first[1]
+    assert second is None
+
+
+def test_an_own_error_comes_before_that_another_process_ended(in_started):
+    def compute(items):
+        raise DataError("a.jpg is damaged.")
+
+    def work(process):
+        with process_group():
+            if process == 0:
+                share_out(range(4), compute)
+
+    assert in_started(work)[0] == (DataError, "a.jpg is damaged.", 2)
 
 
 def test_torchrun_stopping_the_others_does_not_hide_why(in_started):
