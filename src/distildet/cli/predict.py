@@ -43,18 +43,16 @@ def predict(
 
     Example: distildet predict runs/NAME/student photos --out found
     """
-    import torch
-
     from distildet import artefacts
     from distildet.detectors.bundle import load_detector
+    from distildet.ops.placement import placed_on
     from distildet.report.drawing import draw_detections
     from distildet.training.device import choose_device
 
     if out is not None:
         _refuse_used(out)
     files, notes = _files(images)
-    # Convolutions are fastest in this layout, in which the pixels come.
-    detector = load_detector(model).to(choose_device(device)).to(memory_format=torch.channels_last)
+    detector = placed_on(load_detector(model), choose_device(device))
     classes = detector.spec.classes
     console = Console()
     for line in notes:

@@ -190,7 +190,9 @@ def _on_common_canvas(batch: ImageBatch) -> ImageBatch:
     below, right = (largest_of_processes(canvas) - canvas).tolist()
     if below == right == 0:
         return batch
-    return replace(batch, pixels=F.pad(batch.pixels, (0, right, 0, below)))
+    pixels = F.pad(batch.pixels, (0, right, 0, below))
+    # Only pinned memory goes to a GPU without waiting, and what is padded is a copy.
+    return replace(batch, pixels=pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
 
 
 class Draw(NamedTuple):

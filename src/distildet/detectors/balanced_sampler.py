@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distildet import artefacts
 from distildet.detectors.dense_losses import BACKGROUND
+from distildet.ops.draws import step_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +41,15 @@ class BalancedSampler:
 
 
 def image_generators(image_ids: Sequence[str]) -> list[torch.Generator]:
-    """Return a generator for each image, from one draw of torch's global generator.
+    """Return a generator for each image, from the seed of the step.
 
-    What is drawn for an image then depends on the state of that generator and the image alone,
-    not on the images beside it: a batch that is shared out gives the same draws.
+    What is drawn for an image then depends on that seed and the image alone, not on the images
+    beside it: a batch that is shared out gives the same draws.
 
     Args:
         image_ids: The sample ids.
     """
-    seed = int(torch.randint(2**62, ()))
+    seed = step_seed()
     return [
         torch.Generator().manual_seed(int(artefacts.fingerprint_json([seed, name])[:15], 16))
         for name in image_ids

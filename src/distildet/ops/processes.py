@@ -34,9 +34,18 @@ def sum_over_processes(value: Tensor) -> Tensor:
         value: Of the same shape and type in every process.
     """
     total = value.detach().clone()
-    if num_processes() > 1:
-        distributed.all_reduce(total)
+    sum_in_place(total)
     return total
+
+
+def sum_in_place(value: Tensor) -> None:
+    """Replace a tensor by its sum over all processes, without a copy.
+
+    Args:
+        value: Of the same shape and type in every process, without gradient; the caller's own.
+    """
+    if num_processes() > 1:
+        distributed.all_reduce(value)
 
 
 def largest_of_processes(value: Tensor) -> Tensor:

@@ -160,8 +160,8 @@ def _why_unreached(error: Exception) -> ResourceError | None:
         hours = LONGEST_WAIT.total_seconds() / 3600
         return ResourceError(
             f"Process {os.environ['RANK']} waited for another one for {hours:.3g} hours "
-            "and gave up; the other one hangs, or its machine is cut off. Look at its machine, and run "
-            "the same command again to continue."
+            "and gave up; the other one hangs, or its machine is cut off. Look there, and run the "
+            "same command again to continue."
         )
     if is_of_gloo or isinstance(error, distributed.DistError):
         return ResourceError(

@@ -18,13 +18,19 @@ from torch import Tensor
 from distildet import artefacts
 from distildet.detectors.base import Detector
 from distildet.errors import DivergedError, ResourceError
+from distildet.ops.out_of_memory import (
+    is_out_of_memory,
+    release_cached_memory,
+    told_when_out_of_memory,
+)
+from distildet.ops.placement import placed_on
 from distildet.ops.processes import rank, wait_for_all
 from distildet.ops.shared_work import on_first
 from distildet.structures import ImageBatch, Targets
 from distildet.training.ema import Ema
 from distildet.training.interruption import Interruption
 from distildet.training.loss_scale import LossScale
-from distildet.training.memory import why_no_smaller_parts
+from distildet.training.memory import more_micro_batches, why_not_more
 from distildet.training.metrics_log import MetricsLog
 from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
 from distildet.training.rejected_batch import save_rejected_batch
@@ -91,10 +97,9 @@ class Trainer:
         self.device = device
         self.interruption = interruption
         self.progress = progress
-        # Convolutions are faster in this layout, on CPU and GPU.
-        self.task = task.to(device).to(memory_format=torch.channels_last)
+        self.task = placed_on(task, device)
         if task.teacher is not None:
-            task.teacher.to(device).to(memory_format=torch.channels_last)
+            placed_on(task.teacher, device)
         start_equal(self.task)
         self.task.train()
         self.task.precision = settings.precision
@@ -135,7 +140,8 @@ class Trainer:
         for step, (batch, targets) in enumerate(
             self.batches(start, self.settings.steps), start=start
         ):
-            self._step(step, batch, targets)
+            with told_when_out_of_memory(self._advice(step)):
+                self._step(step, batch, targets)
             finished = step + 1
             is_evaluated = finished in evaluation_steps and self.evaluate is not None
             if is_evaluated:
@@ -162,17 +168,19 @@ class Trainer:
         rate = learning_rate(step, self.settings)
         set_learning_rate(self.optimizer, rate)
         self.task.progress = step / self.settings.steps
-        buffers = [buffer.clone() for buffer in self.task.buffers()]
-        parts = self._backward_in_memory(step, batch, targets, buffers)
-        values = average_step(self.task, self._parameters(), parts)
-        loss_is_finite = bool(np.isfinite(list(values.values())).all())
+        buffers = self.task.buffer_values()
+        own = self._backward_in_memory(step, batch, targets, buffers)
+        means = average_step(self.task, self._parameters(), own)
         self.loss_scale.unscale(self.optimizer)
-        norm = float(self._gradient_norm())
+        # Together: every number that is asked of a GPU waits for all its work.
+        *losses, norm = torch.stack([*means.values(), self._gradient_norm()]).tolist()
+        values = dict(zip(means, losses, strict=True))
+        loss_is_finite = bool(np.isfinite(losses).all())
         if loss_is_finite and np.isfinite(norm):
             self.task.learn(values)
             self._update(step, {**values, "gradient_norm": norm}, rate)
         elif self.loss_scale.explains(loss_is_finite=loss_is_finite):
-            self._put_back(buffers)
+            self.task.put_back(buffers)
             self._note({"step": step + 1, "overflow_at_loss_scale": self.loss_scale.value})
         else:
             self._reject(step, batch, targets, buffers)
@@ -200,22 +208,24 @@ class Trainer:
                     self.task,
                     batch,
                     targets,
-                    parts=self._micro_batches(),
+                    micro_batches=self._micro_batches(),
                     device=self.device,
                     scaled=self.loss_scale.scaled,
                 )
-            except torch.OutOfMemoryError as error:
-                reason = why_no_smaller_parts(
-                    self.task.student, batch, targets, parts=self._micro_batches()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = why_not_more(
+                    self.task.student, batch, targets, micro_batches=self._micro_batches()
                 )
                 if reason is not None:
                     raise ResourceError(
                         f"{self.folder}: the memory of {self.device} ran out in step {step}: "
                         f"{reason}"
                     ) from error
-            self.counters.micro_batches = 2 * self._micro_batches()
-            self._put_back(buffers)
-            torch.cuda.empty_cache()
+            self.counters.micro_batches = more_micro_batches(len(batch), self._micro_batches())
+            self.task.put_back(buffers)
+            release_cached_memory()
 
     def _micro_batches(self) -> int:
         return max(self.settings.accumulate, self.counters.micro_batches)
@@ -225,12 +235,16 @@ class Trainer:
             return []
         return [
             f"{self.folder}: memory ran out, so batches were split into {self._micro_batches()} "
-            f"parts. Set accumulate to {self._micro_batches()} to have it so from the start."
+            f"micro-batches. Set accumulate to {self._micro_batches()} to have it so from the "
+            "start."
         ]
 
-    def _put_back(self, buffers: list[Tensor]) -> None:
-        for buffer, before in zip(self.task.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+    def _advice(self, step: int) -> str:
+        return (
+            f"{self.folder}: the memory of {self.device} ran out in step {step}, while weights "
+            "and their average were updated. Free memory and run the same command again, which "
+            "goes on from the last checkpoint; or take a smaller student, with a new --out."
+        )
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -248,7 +262,7 @@ class Trainer:
         self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]
     ) -> None:
         """Leave weights, buffers and average as they were before the step, and keep the batch."""
-        self._put_back(buffers)
+        self.task.put_back(buffers)
         path = self.folder / "rejected" / f"step-{step:06d}"
         batch, targets = whole_batch(batch, targets)
         on_first(lambda: save_rejected_batch(path, batch, targets))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import BatchNorms
 from distildet.errors import StageError
-from distildet.ops.processes import from_first, gather, num_processes, rank, sum_over_processes
+from distildet.ops.processes import from_first, gather, num_processes, rank, sum_in_place
 from distildet.structures import ImageBatch, Targets
 
 
@@ -26,7 +26,7 @@ def start_equal(module: nn.Module) -> None:
 @torch.no_grad()
 def average_step(
     module: nn.Module, parameters: Sequence[nn.Parameter], values: Mapping[str, Tensor]
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Bring together what the processes have computed in a step, in one message.
 
     Gradients become their means over processes; a gradient that only some processes have counts
@@ -39,11 +39,11 @@ def average_step(
         values: Named scalars, the same names in every process.
 
     Returns:
-        The means of the values.
+        The means of the values, on the device of the parameters.
     """
-    if num_processes() > 1:
-        values = _averaged(parameters, _running_statistics(module), values)
-    return {name: float(value) for name, value in values.items()}
+    if num_processes() == 1:
+        return dict(values)
+    return _averaged(parameters, _running_statistics(module), values)
 
 
 def _averaged(
@@ -54,8 +54,8 @@ def _averaged(
     has_gradient = torch.tensor([p.grad is not None for p in parameters], device=device)
     sent = [*own, *statistics, *values.values(), has_gradient]
     flat = torch.cat([one.to(device, torch.float32).flatten() for one in sent])
-    means = sum_over_processes(flat).div_(num_processes())
-    pieces = means.split_with_sizes([one.numel() for one in sent])
+    sum_in_place(flat)
+    pieces = flat.div_(num_processes()).split_with_sizes([one.numel() for one in sent])
     received = iter(pieces)
     # One that no process has stays away: optimisers pass over it, as with one process.
     for parameter, gradient, is_there in zip(parameters, own, pieces[-1].tolist(), strict=True):
@@ -64,7 +64,7 @@ def _averaged(
             parameter.grad = gradient.copy_(mean.view_as(gradient))
     for statistic in statistics:
         statistic.copy_(next(received).view_as(statistic))
-    return dict(zip(values, received, strict=False))
+    return {name: mean.view(()) for name, mean in zip(values, received, strict=False)}
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

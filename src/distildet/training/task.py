@@ -1,6 +1,6 @@
 """The task: what a training step computes from a batch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -9,10 +9,16 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
+from distildet.ops.draws import (
+    draw_seed,
+    generator_states,
+    set_generator_states,
+    with_step_seed,
+)
 from distildet.ops.precision import Precision, network_precision
 from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets, move_targets
-from distildet.training.terms import TOTAL, Term, TermValue
+from distildet.training.terms import TOTAL, AutoWeight, Term, TermValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,7 @@ class Task(nn.Module):
 
     @property
     def counts_over_batch(self) -> bool:
-        """Whether the losses of a part of a batch depend on the other parts."""
+        """Whether the losses of a micro-batch depend on the others, or on other processes."""
         return self.student.counts_over_batch or any(
             term.loss.counts_over_batch for term in self._active_terms()
         )
@@ -106,6 +112,22 @@ class Task(nn.Module):
         """
         for term in self._active_terms():
             term.learn(values)
+
+    def buffer_values(self) -> list[Tensor]:
+        """Return copies of the buffers that a forward pass may change, for `put_back`."""
+        return [buffer.clone() for buffer in self._changing_buffers()]
+
+    @torch.no_grad()
+    def put_back(self, values: Sequence[Tensor]) -> None:
+        """Give these buffers the values that `buffer_values` returned in the same mode."""
+        for buffer, value in zip(self._changing_buffers(), values, strict=True):
+            buffer.copy_(value)
+
+    def _changing_buffers(self) -> Iterator[Tensor]:
+        """Yield them: frozen BatchNorm changes none, and automatic weights only learn."""
+        for module in self.modules():
+            if module.training and not isinstance(module, AutoWeight):
+                yield from module.buffers(recurse=False)
 
     def _active_terms(self) -> list[Term]:
         return [
@@ -124,21 +146,20 @@ class Task(nn.Module):
 
 
 def split_batch(
-    batch: ImageBatch, targets: Sequence[Targets], parts: int
+    batch: ImageBatch, targets: Sequence[Targets], num_micro_batches: int
 ) -> list[tuple[ImageBatch, Sequence[Targets]]]:
     """Split a batch into micro-batches on the same padded canvas, equal but for the last.
 
     Args:
         batch: Images.
         targets: One an image.
-        parts: Largest number of micro-batches.
+        num_micro_batches: Most that there shall be.
     """
-    size = -(-len(batch) // parts)
-    pieces: list[tuple[ImageBatch, Sequence[Targets]]] = []
-    for start in range(0, len(batch), size):
-        stop = start + size
-        pieces.append((batch.part(start, stop), targets[start:stop]))
-    return pieces
+    size = -(-len(batch) // num_micro_batches)
+    return [
+        (batch.part(start, start + size), targets[start : start + size])
+        for start in range(0, len(batch), size)
+    ]
 
 
 def backward(
@@ -146,21 +167,22 @@ def backward(
     batch: ImageBatch,
     targets: Sequence[Targets],
     *,
-    parts: int,
+    micro_batches: int,
     device: torch.device,
     scaled: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of a batch, one micro-batch after the other.
 
     The gradients are those of the whole batch, however it is split; only statistics of BatchNorm
-    in train mode are of each micro-batch. Losses that count over the batch cost a further pass
-    without gradient where there are several micro-batches.
+    in train mode are of each micro-batch, and dropout draws for each in turn. Losses that count
+    over the batch cost a further pass without gradient where there are several micro-batches; in
+    it, torch's generators of the CPU and the device draw what they draw in the pass that counts.
 
     Args:
         task: Whose parameters get the gradients.
         batch: Images.
         targets: One an image.
-        parts: Largest number of micro-batches.
+        micro_batches: Most that the batch is split into.
         device: Where the task is.
         scaled: Enlarges the loss that gradients are computed from, and so the gradients.
 
@@ -168,39 +190,40 @@ def backward(
         The named losses and factors, and "loss", the total; means over the images, without
         gradient.
     """
-    pieces = split_batch(batch, targets, parts)
-    draws = torch.get_rng_state()
-    totals = None
-    if len(pieces) > 1:
-        totals = _totals(task, pieces, device) if task.counts_over_batch else []
+    split = split_batch(batch, targets, micro_batches)
     means: dict[str, Tensor] = {}
-    for piece, piece_targets in pieces:
-        share = len(piece) / len(batch)
-        # Every piece draws what it drew while it was counted, and all of them draw alike.
-        torch.set_rng_state(draws)
-        with nullcontext() if totals is None else with_totals(share, totals):
-            losses: StepLosses = task(piece.to(device), move_targets(piece_targets, device))
-        loss = losses.total * share
-        (loss if scaled is None else scaled(loss)).backward()  # type: ignore[no-untyped-call] # torch has no type
-        for name, value in {**losses.parts, **losses.factors, TOTAL: losses.total}.items():
-            means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
+    # Drawn before anything that depends on the images: processes that began alike draw alike.
+    with with_step_seed(draw_seed()):
+        counts = len(split) > 1 and task.counts_over_batch
+        totals, draws = _totals(task, split, device) if counts else ([], [])
+        for place, (images, their_targets) in enumerate(split):
+            share = len(images) / len(batch)
+            if draws:
+                set_generator_states(draws[place], device)
+            with nullcontext() if len(split) == 1 else with_totals(share, totals):
+                losses: StepLosses = task(images.to(device), move_targets(their_targets, device))
+            loss = losses.total * share
+            (loss if scaled is None else scaled(loss)).backward()  # type: ignore[no-untyped-call] # torch has no type
+            for name, value in {**losses.parts, **losses.factors, TOTAL: losses.total}.items():
+                means[name] = means.get(name, value.new_zeros(())) + value.detach() * share
     return means
 
 
 @torch.no_grad()
 def _totals(
-    task: Task, pieces: Sequence[tuple[ImageBatch, Sequence[Targets]]], device: torch.device
-) -> list[Tensor]:
-    """Return what the losses count in all pieces together; the task is left as it was."""
-    draws = torch.get_rng_state()
-    buffers = [buffer.clone() for buffer in task.buffers()]
-    num_images = sum(len(piece) for piece, _ in pieces)
-    counted = []
-    for piece, piece_targets in pieces:
-        torch.set_rng_state(draws)
-        with counting(len(piece) / num_images) as values:
-            task(piece.to(device), move_targets(piece_targets, device))
+    task: Task, split: Sequence[tuple[ImageBatch, Sequence[Targets]]], device: torch.device
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """Return what the losses count in all micro-batches, and from where each of them drew.
+
+    The buffers of the task are left as they were.
+    """
+    before = task.buffer_values()
+    num_images = sum(len(images) for images, _ in split)
+    counted, draws = [], []
+    for images, their_targets in split:
+        draws.append(generator_states(device))
+        with counting(len(images) / num_images) as values:
+            task(images.to(device), move_targets(their_targets, device))
         counted.append(values)
-    for buffer, before in zip(task.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    return add_up(counted)
+    task.put_back(before)
+    return add_up(counted), draws

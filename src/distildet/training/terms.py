@@ -42,6 +42,9 @@ class AutoWeight(nn.Module):
         for name in ("value", "detector_sum", "term_sum"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        # `seen` as a number: asking a GPU for it in each step of a stage would wait for the GPU.
+        self._seen: int | None = None
+        self.register_load_state_dict_post_hook(_forget_number)  # type: ignore[no-untyped-call] # torch has no type
 
     @torch.no_grad()
     def learn(self, detector_loss: float, term: float) -> None:
@@ -51,8 +54,11 @@ class AutoWeight(nn.Module):
             detector_loss: Of the whole batch.
             term: Value of the term for the same images, unweighted.
         """
-        if int(self.seen) >= self.steps:
+        if self._seen is None:
+            self._seen = int(self.seen)
+        if self._seen >= self.steps:
             return
+        self._seen += 1
         self.seen += 1
         self.detector_sum += detector_loss
         self.term_sum += term
@@ -60,6 +66,11 @@ class AutoWeight(nn.Module):
         least = torch.finfo(torch.float32).tiny
         ratio = self.share * self.detector_sum / self.term_sum.clamp(min=least)
         self.value.copy_(ratio.clamp(LEAST_WEIGHT, LARGEST_WEIGHT))
+
+
+def _forget_number(weight: AutoWeight, _: object) -> None:
+    """Let a weight ask again what it has seen, after that was loaded."""
+    weight._seen = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 import pytest
 
 from distildet.ops.processes import rank
-from distildet.training.memory import why_no_smaller_parts
+from distildet.training.memory import why_not_more
 
 
 @pytest.fixture
@@ -11,23 +11,23 @@ def frozen(student):
 
 
 def test_one_process_with_frozen_batch_norm_may_split(frozen, batch_of):
-    assert why_no_smaller_parts(frozen, *batch_of(0), parts=2) is None
+    assert why_not_more(frozen, *batch_of(0), micro_batches=2) is None
 
 
 def test_a_single_image_is_the_least(frozen, batch_of):
-    reason = why_no_smaller_parts(frozen, *batch_of(0), parts=4)
+    reason = why_not_more(frozen, *batch_of(0), micro_batches=4)
 
     assert reason.startswith("1 images of 32x32 pixels with up to 1 boxes are too much. One image")
     assert reason.endswith("Images: 0-0, 0-1, 0-2, 0-3.")
 
 
 def test_batch_norm_that_learns_is_not_given_smaller_batches(student, batch_of):
-    assert "batch_norm: frozen" in why_no_smaller_parts(student.train(), *batch_of(0), parts=1)
+    assert "batch_norm: frozen" in why_not_more(student.train(), *batch_of(0), micro_batches=1)
 
 
 def test_one_of_several_processes_does_not_split_alone(frozen, batch_of, in_processes):
     def work():
         batch, targets = batch_of(rank())
-        return why_no_smaller_parts(frozen, batch, targets, parts=1)
+        return why_not_more(frozen, batch, targets, micro_batches=1)
 
     assert ["The other processes wait" in reason for reason in in_processes(work)] == [True, True]

@@ -87,7 +87,7 @@ def make_faster_rcnn():
 def gradients_of(task, batch, targets, parts):
     task.zero_grad()
     torch.manual_seed(3)
-    losses = backward(task, batch, targets, parts=parts, device=CPU)
+    losses = backward(task, batch, targets, micro_batches=parts, device=CPU)
     return losses, {n: p.grad.clone() for n, p in task.named_parameters() if p.requires_grad}
 
 
@@ -137,7 +137,7 @@ def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
     for piece, piece_targets in split_batch(batch, targets, 2):
         alone(piece, piece_targets)
 
-    backward(counted, batch, targets, parts=2, device=CPU)
+    backward(counted, batch, targets, micro_batches=2, device=CPU)
 
     torch.testing.assert_close(
         dict(counted.named_buffers()), dict(alone.named_buffers()), rtol=1e-4, atol=1e-6
@@ -147,7 +147,7 @@ def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
 def test_a_batch_without_any_box_gives_every_trainable_weight_a_gradient(student, batch_of):
     batch, targets = batch_of(0)
 
-    backward(Task(student.train()), batch, [targets[-1]] * 4, parts=1, device=CPU)
+    backward(Task(student.train()), batch, [targets[-1]] * 4, micro_batches=1, device=CPU)
 
     assert [n for n, p in student.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -252,7 +252,7 @@ def test_gradients_reach_student_and_projectors_and_leave_the_teacher_as_it_was(
     task = distilling().train()
     before = {name: value.clone() for name, value in task.teacher.state_dict().items()}
 
-    losses = backward(task, *batch_of(0), parts=2, device=CPU)
+    losses = backward(task, *batch_of(0), micro_batches=2, device=CPU)
 
     assert losses.keys() == {
         "classification",
@@ -298,9 +298,9 @@ def test_student_and_teacher_compute_in_half_precision_and_terms_in_float32(
 def test_scaled_losses_give_scaled_gradients_and_are_told_as_they_are(distilling, batch_of):
     plain, scaled = distilling(), distilling()
 
-    told = backward(plain, *batch_of(0), parts=2, device=CPU)
+    told = backward(plain, *batch_of(0), micro_batches=2, device=CPU)
     told_scaled = backward(
-        scaled, *batch_of(0), parts=2, device=CPU, scaled=lambda loss: 1024 * loss
+        scaled, *batch_of(0), micro_batches=2, device=CPU, scaled=lambda loss: 1024 * loss
     )
 
     # A power of two changes no digit.
