@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
+from speed_rows.adaptive import adaptive
 from speed_rows.caching import caching
 from speed_rows.evaluation import evaluation
 from speed_rows.labeling import labeling
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Settings], list[Row]]] = {
     "labeling": labeling,
     "cached-teacher": caching,
     "evaluation": evaluation,
+    "adaptive": adaptive,
 }
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-NAMES = ["supervised-step", "distill-step", "labeling", "cached-teacher", "evaluation"]
+NAMES = ["supervised-step", "distill-step", "labeling", "cached-teacher", "evaluation", "adaptive"]
 
 
 @pytest.fixture

@@ -16,9 +16,12 @@ AdaptiveForm = Literal["paper", "official"]
 Labels = tuple[Tensor, Tensor]
 Block = tuple[slice, slice]
 
-# Elements of a block. On a CPU its buffers shall stay in the cache, and every thread has work only
-# if there are 2^15 for each; fewer than the least are slower, since each operation costs a call.
-_LEAST_ELEMENTS, _ELEMENTS_OF_A_THREAD, _MOST_ELEMENTS = 2**16, 2**15, 2**20
+# Elements of a block. On a CPU its buffers shall stay in the cache; but each operation costs a
+# call, and with several threads a meeting of all, which takes long where others use the cores.
+_LEAST_ELEMENTS, _ELEMENTS_OF_A_THREAD, _ELEMENTS_OF_A_GPU = 2**16, 2**17, 2**20
+# Six buffers of so many blocks take an eighth of the memory of the logits; of few logits it is no
+# concern.
+_LEAST_BLOCKS, _FEW = 48, 2**20
 _BUFFERS = 6
 
 
@@ -157,7 +160,7 @@ def _sums(
     part = takes_part.to(_computed_in(logits))  # [b n]
     images, priors = part.shape
     classes = logits.shape[2] if options.labels is None else len(options.labels[0])
-    blocks = list(_blocks(images, priors, classes, _block_elements(logits.device)))
+    blocks = list(_blocks(images, priors, classes, _block_elements(logits)))
     largest = max((part[block].numel() for block in blocks), default=0) * classes
     scratch = part.new_empty(_BUFFERS, largest)
     # One sum a block: adding up few sums of many elements keeps the digits of float32.
@@ -179,11 +182,13 @@ def _sums(
     return value, mass
 
 
-def _block_elements(device: torch.device) -> int:
-    if device.type != "cpu":
-        return _MOST_ELEMENTS
-    for_all_threads = _ELEMENTS_OF_A_THREAD * torch.get_num_threads()
-    return min(max(_LEAST_ELEMENTS, for_all_threads), _MOST_ELEMENTS)
+def _block_elements(logits: Tensor) -> int:
+    if logits.device.type != "cpu":
+        return _ELEMENTS_OF_A_GPU
+    most = _ELEMENTS_OF_A_THREAD * torch.get_num_threads()
+    if logits.numel() <= _FEW:
+        return most
+    return max(_LEAST_ELEMENTS, min(most, logits.numel() // _LEAST_BLOCKS))
 
 
 def _blocks(images: int, priors: int, classes: int, elements: int) -> Iterator[Block]:

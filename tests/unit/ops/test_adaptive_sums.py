@@ -230,7 +230,7 @@ def test_a_divergence_lost_in_rounding_still_has_a_gradient():
     assert torch.allclose(student.grad, torch.full_like(student, 2.5e-5), rtol=0.05)
 
 
-@pytest.mark.parametrize("shape", [(3, 70, 1000), (40, 7, 300), (1, 3, 70_000), (2, 0, 3)])
+@pytest.mark.parametrize("shape", [(2, 300, 1000), (90, 7, 300), (1, 3, 140_000), (2, 0, 3)])
 def test_blocks_add_up_to_the_whole(shape):
     # Several blocks of one image, many images a block, one prior a block, nothing.
     torch.manual_seed(0)
