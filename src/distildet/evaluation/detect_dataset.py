@@ -10,11 +10,15 @@ from distildet import artefacts
 from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import Plan, evaluation_batches, plan_batches
 from distildet.detectors.base import Detector
-from distildet.errors import DataError, ResourceError
+from distildet.errors import DataError
+from distildet.ops.fitting import in_fitting_parts
 from distildet.ops.precision import Precision, network_precision
 from distildet.ops.processes import num_processes
 from distildet.ops.shared_work import share_out
 from distildet.structures import DETECTIONS, Detections, ImageBatch
+
+BATCHES_AT_ONCE = 4
+"""Batches after which processes that share a dataset tell each other how they fare."""
 
 
 def predictor(
@@ -34,33 +38,14 @@ def predictor(
         ResourceError: When called: the memory is too small for a single image.
     """
     detector = detector.to(device).to(memory_format=torch.channels_last).eval()
-    most: int | None = None
 
     @torch.inference_mode()
-    def predict(batch: ImageBatch) -> tuple[Detections, ...]:
-        nonlocal most
-        found: list[Detections] = []
-        start = 0
-        while start < len(batch):
-            piece = batch.part(start, len(batch) if most is None else start + most)
-            try:
-                with network_precision(device, precision):
-                    output = detector(piece.to(device), want={DETECTIONS})
-                found.extend(output.detections or ())
-                start += len(piece)
-                continue
-            except torch.OutOfMemoryError as error:
-                if len(piece) == 1:
-                    height, width = piece.pixels.shape[2:]
-                    raise ResourceError(
-                        f"The memory of {device} is too small for the image {piece.image_ids[0]} "
-                        f"at {height}x{width} pixels. Free memory, or use a smaller image size."
-                    ) from error
-                most = len(piece) // 2
-            torch.cuda.empty_cache()
-        return tuple(found)
+    def detect(batch: ImageBatch) -> tuple[Detections, ...]:
+        with network_precision(device, precision):
+            return detector(batch.to(device), want={DETECTIONS}).detections or ()
 
-    return predict
+    fitting = in_fitting_parts(detect, device)
+    return lambda batch: tuple(found for part in fitting(batch) for found in part)
 
 
 def detect_dataset(
@@ -84,7 +69,8 @@ def detect_dataset(
         workers: Loader processes of this process.
         device: Where to compute.
         progress: Told finished and all images after each batch; with several processes the
-            finished ones are an estimate until all are.
+            finished ones are an estimate until all are. An error that it raises, such as an
+            InterruptedRunError, ends all processes.
 
     Returns:
         Detections in the image frame by sample id, in the order of the samples, in every process.
@@ -102,12 +88,14 @@ def detect_dataset(
         ):
             loaded.raise_if_faulty()
             images = loaded.images
-            yield dict(zip(images.image_ids, predict(images), strict=True))
+            found = dict(zip(images.image_ids, predict(images), strict=True))
             done += len(images) * num_processes()
             if progress is not None:
                 progress(min(done, len(samples)), len(samples))
+            yield found
 
-    found, error = share_out(plan_batches(samples, batch_size), detect)
+    plan = plan_batches(samples, batch_size)
+    found, error = share_out(plan, detect, at_once=BATCHES_AT_ONCE)
     if error is not None:
         raise error
     by_id = {name: detections for batch in found for name, detections in batch.items()}

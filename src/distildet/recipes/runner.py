@@ -13,6 +13,7 @@ from distildet.detectors.base import Detector
 from distildet.detectors.bundle import load_detector
 from distildet.evaluation.detect_dataset import detect_dataset, write_detections
 from distildet.ops.precision import Precision
+from distildet.ops.processes import from_first
 from distildet.ops.shared_work import on_first
 from distildet.recipes.label_stage import run_label_stage, with_labels_of
 from distildet.recipes.load import dump_recipe
@@ -230,13 +231,13 @@ def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
 def _detect_teacher(context: RunContext) -> None:
     for teacher in context.teachers:
         path = context.out / TEACHER / DETECTIONS
-        if context.data.validation is not None and not path.exists():
+        if context.data.validation is not None and not from_first(path.exists()):
             labels = teacher.map_to(context.classes).labels
             _detect(context, teacher.detector, path, labels)
 
 
 def _detect_student(context: RunContext, bundle: Path, path: Path) -> None:
-    if context.data.validation is not None and not path.exists():
+    if context.data.validation is not None and not from_first(path.exists()):
         _detect(context, load_detector(bundle), path, tuple(range(len(context.classes))))
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 from distildet.classes import ClassList
 from distildet.data.dataset import Sample
 from distildet.detectors.retinanet import RetinaNet
-from distildet.errors import DataError, ResourceError
+from distildet.errors import DataError, InterruptedRunError, ResourceError
+from distildet.evaluation import detect_dataset as detect_dataset_module
 from distildet.evaluation.detect_dataset import detect_dataset, predictor
 from distildet.ops.processes import rank
 from distildet.structures import ImageBatch
@@ -160,6 +161,25 @@ def test_an_image_that_cannot_be_decoded_ends_all_processes(detect, samples, in_
     assert "d.png: the file is empty" in str(results[0])
     with pytest.raises(DataError, match=r"d\.png: the file is empty"):
         detect()
+
+
+def test_a_signal_to_one_process_ends_the_others_after_their_round(
+    detector, detect, in_processes, monkeypatch
+):
+    monkeypatch.setattr(detect_dataset_module, "BATCHES_AT_ONCE", 1)
+    detector.passes = 0
+
+    def stop(done, total):
+        if rank() == 0:
+            raise InterruptedRunError("Stopped by SIGTERM.", exit_code=143)
+
+    def stopped():
+        with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+            detect(batch_size=1, progress=stop)
+        return detector.passes
+
+    # Process 0 has three of the five images, and process 1 two.
+    assert in_processes(stopped) == [1, 1]
 
 
 def test_memory_that_runs_out_in_one_process_halves_its_batches_alone(
