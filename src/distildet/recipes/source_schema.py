@@ -126,8 +126,8 @@ class DataConfig(Section):
     )
     cache: Literal["none", "memory"] = Field(
         default="none",
-        description="memory: each training image is decoded once and kept, no larger than its "
-        "views need it; the memory that this takes is told first, and refused if it is not free.",
+        description="memory: each training image is decoded once in a run and kept, no larger than "
+        "the views of its stages need it; the memory is told first, and refused if it is not free.",
     )
     labeled: Annotated[LabeledSourceConfig | None, NonePossible] = Field(
         default=None, description="Annotated images to learn from."

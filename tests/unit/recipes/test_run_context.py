@@ -3,8 +3,12 @@ import torch
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from distildet.classes import ClassList
 from distildet.errors import WeightsError
-from distildet.recipes.run_context import Teacher
+from distildet.recipes.progress import Silence
+from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_data import RunData
+from distildet.training.interruption import Interruption
 
 
 @pytest.fixture
@@ -32,3 +36,30 @@ def test_the_fingerprint_of_a_teacher_tells_its_classes(stock_file):
 def test_a_teacher_that_is_not_there_is_named_before_it_is_loaded(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth: no such file of weights"):
         Teacher(tmp_path / "none.pth")
+
+
+@pytest.fixture
+def context(load_plain, tmp_path):
+    def make(*overrides):
+        return RunContext(
+            recipe=load_plain(*overrides),
+            data=RunData(classes=None, labeled=None, hidden=None, unlabeled=None, validation=None),
+            classes=ClassList(("car",)),
+            out=tmp_path,
+            device=torch.device("cpu"),
+            interruption=Interruption(),
+            progress=Silence(),
+        )
+
+    return make
+
+
+def test_a_run_keeps_decoded_images_in_one_place(context):
+    run = context("data.cache=memory")
+
+    assert run.pixel_cache is not None
+    assert run.pixel_cache is run.pixel_cache
+
+
+def test_a_run_keeps_no_images_unless_it_is_told_to(context):
+    assert context().pixel_cache is None
