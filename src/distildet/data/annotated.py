@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from distildet.data.coco import read_coco
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import note_frames
 from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
+from distildet.data.headers import note_frames
 from distildet.data.json_file import read_json
 from distildet.data.names import (
     LEAVES_ROOT,

@@ -9,8 +9,8 @@ from distildet.classes import ClassList
 from distildet.data.boxes import collect_annotations
 from distildet.data.coco_boxes import CocoImage, Record, is_number, read_boxes
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import note_frames, refuse_other_sizes
 from distildet.data.faults import Faults
+from distildet.data.headers import note_frames, refuse_other_sizes
 from distildet.data.json_file import read_json
 from distildet.data.names import (
     LEAVES_ROOT,

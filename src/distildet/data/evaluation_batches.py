@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from distildet.data.dataset import Sample
-from distildet.data.decode import probe_size
+from distildet.data.headers import probe_size
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.data.workers import Packed, load_steps, pack

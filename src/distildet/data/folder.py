@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import note_frames
 from distildet.data.faults import MAX_EXAMPLES, Faults
+from distildet.data.headers import note_frames
 from distildet.data.names import (
     is_regular_file,
     one_line,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from distildet.classes import ClassList
 from distildet.data.dataset import Dataset
-from distildet.data.decode import probe_size
 from distildet.data.faults import Faults
+from distildet.data.headers import probe_size
 from distildet.data.names import one_line
 from distildet.errors import DataError
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from distildet.data.decode import probe_size
 from distildet.data.free_memory import free_bytes, free_shared_bytes
+from distildet.data.headers import probe_size
 from distildet.data.image_file import Picture, open_image
 from distildet.errors import ResourceError
 from distildet.ops.processes import gather, num_processes

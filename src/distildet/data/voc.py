@@ -12,9 +12,9 @@ from distildet.classes import ClassList
 from distildet.data.annotation_text import read_number, refuse_dropped, unlabeled_line
 from distildet.data.boxes import BoxRecord, Corners, clip_corners, collect_annotations
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import refuse_other_sizes
 from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
+from distildet.data.headers import refuse_other_sizes
 from distildet.data.names import is_regular_file, one_line, relative_name, require_folder
 from distildet.data.voc_names import listed_stems, name_without_suffix
 from distildet.errors import DataError

@@ -12,9 +12,9 @@ from distildet.classes import ClassList
 from distildet.data.annotation_text import refuse_dropped, unlabeled_line
 from distildet.data.boxes import BoxRecord, clip_corners, collect_annotations
 from distildet.data.dataset import Dataset, Sample
-from distildet.data.decode import probe_size
 from distildet.data.faults import Faults
 from distildet.data.folder import read_folder
+from distildet.data.headers import probe_size
 from distildet.data.names import is_regular_file, one_line
 from distildet.data.yaml_file import read_yaml
 from distildet.data.yolo_rows import LabelFile, Row, read_rows
