@@ -15,7 +15,7 @@ from distildet.cli.label import label
 from distildet.cli.listing import list_names
 from distildet.cli.predict import predict
 from distildet.cli.run import run
-from distildet.errors import ConfigError, DistildetError
+from distildet.errors import ConfigError, DistildetError, ResourceError
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -73,7 +73,7 @@ app.command("list")(list_names)
 def main() -> None:
     """Run the program; every known error becomes one message and its exit code."""
     try:
-        app()
+        _run()
     except DistildetError as error:
         if _is_first_to_say(str(error)):
             if os.environ.get("DISTILDET_DEBUG"):
@@ -83,6 +83,21 @@ def main() -> None:
     except KeyboardInterrupt:
         print_error("Stopped. The same command goes on from what is on disk.")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _run() -> None:
+    """Run the command; the lack of memory, where nobody could make do with less, is no bug."""
+    try:
+        app()
+    except (RuntimeError, MemoryError) as error:
+        from distildet.ops.out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceError(
+            "Memory ran out. Free some, or use smaller images, batches or models, or fewer "
+            "workers; the same command goes on from what is on disk. --debug shows where it was."
+        ) from error
 
 
 def _is_first_to_say(message: str) -> bool:

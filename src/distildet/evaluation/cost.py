@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distildet.errors import ConfigError
+from distildet.ops.out_of_memory import told_when_out_of_memory
 
 # The first runs pay for memory and for the choice of kernels.
 _WARM_UP_RUNS = 3
@@ -48,6 +49,7 @@ def measure_cost(detector: nn.Module, run: Callable[[], object], *, runs: int = 
 
     Raises:
         ConfigError: runs < 1.
+        ResourceError: The memory is too small for one run.
     """
     if runs < 1:
         raise ConfigError(
@@ -55,7 +57,11 @@ def measure_cost(detector: nn.Module, run: Callable[[], object], *, runs: int = 
         )
     parameters = list(detector.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
-    with torch.no_grad():
+    advice = (
+        f"The cost measurement: the memory of {device} ran out in a single run. Free memory and "
+        "run the same command again."
+    )
+    with torch.no_grad(), told_when_out_of_memory(advice):
         with FlopCounterMode(display=False) as counter:
             run()
         for _ in range(_WARM_UP_RUNS):

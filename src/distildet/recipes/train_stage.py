@@ -16,7 +16,7 @@ from distildet.errors import ConfigError, DataError
 from distildet.evaluation.coco_metrics import evaluate_detections
 from distildet.evaluation.detect_dataset import detect_dataset
 from distildet.ops.precision import Precision
-from distildet.ops.processes import num_processes, rank
+from distildet.ops.processes import from_first, num_processes, rank
 from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
@@ -62,7 +62,7 @@ def run_train_stage(
         previous: Folder of the train stage before, if any.
         labels: Folder and settings of the label stage before, if any.
     """
-    if is_done(folder):
+    if from_first(is_done(folder)):
         on_first(lambda: remove_cache(folder))
         return
     streams = [

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from distildet.cli.app import main
+from distildet.cli.app import app, main
 
 
 @pytest.fixture
@@ -22,3 +22,37 @@ def test_commands_that_do_not_share_their_work_refuse_several_processes(
     assert raised.value.code == 2
     message = "list: 3 processes were started, and only run, label, evaluate share their work"
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_out(monkeypatch):
+    """Run a command of the program that ends with an error."""
+
+    def run(error):
+        def fill():
+            raise error
+
+        monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+        app.command("fill")(fill)
+        monkeypatch.setattr(sys, "argv", ["distildet", "fill"])
+        main()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_the_lack_of_memory_is_told_with_advice_and_without_a_traceback(run_out, capsys, error):
+    with pytest.raises(SystemExit) as raised:
+        run_out(error)
+
+    assert raised.value.code == 3
+    message = capsys.readouterr().err
+    assert "Memory ran out. Free some" in message
+    assert "Traceback" not in message
+
+
+def test_a_bug_is_not_taken_for_the_lack_of_memory(run_out):
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_out(RuntimeError("a bug"))

@@ -4,6 +4,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from distildet.detectors.balanced_sampler import BalancedSampler, image_generators
 from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT
+from distildet.ops.draws import with_step_seed
 
 
 def matched(*, foreground, background, left_out):
@@ -50,6 +51,15 @@ def test_what_is_drawn_for_an_image_does_not_depend_on_the_others():
 
     assert draws(["a", "b"]) + draws(["c", "d\udce9"]) == whole
     assert len({tuple(one) for one in whole}) == 4
+
+
+def test_what_is_drawn_in_a_step_does_not_depend_on_draws_before():
+    with with_step_seed(5):
+        (first,) = image_generators(["a"])
+        torch.rand(3)
+        (again,) = image_generators(["a"])
+
+    assert torch.rand(1, generator=first) == torch.rand(1, generator=again)
 
 
 def test_another_step_draws_anew():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distildet.errors import ConfigError
+from distildet.errors import ConfigError, ResourceError
 from distildet.evaluation.cost import measure_cost
 
 
@@ -88,3 +88,11 @@ def test_latency_on_cuda_waits_for_the_device():
 def test_runs_below_one_are_refused(runs):
     with pytest.raises(ConfigError, match=f"runs is {runs}. Accepted: 1 or more"):
         measure_cost(nn.Identity(), lambda: None, runs=runs)
+
+
+def test_memory_too_small_for_one_run_is_told():
+    def run_out():
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(ResourceError, match="The cost measurement: the memory of cpu ran out"):
+        measure_cost(nn.Identity(), run_out)

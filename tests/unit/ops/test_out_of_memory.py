@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from distildet.ops.out_of_memory import is_out_of_memory, release_cached_memory
+from distildet.errors import ResourceError
+from distildet.ops.out_of_memory import (
+    is_out_of_memory,
+    release_cached_memory,
+    told_when_out_of_memory,
+)
 
 MORE_THAN_ANY_MACHINE_HAS = 10**15
 
@@ -42,6 +47,19 @@ def test_the_lack_of_memory_of_other_devices_is_recognised(error):
 )
 def test_other_errors_are_not_taken_for_the_lack_of_memory(error):
     assert not is_out_of_memory(error)
+
+
+def test_the_lack_of_memory_becomes_an_error_with_advice():
+    with (
+        pytest.raises(ResourceError, match="Use a smaller one"),
+        told_when_out_of_memory("Use a smaller one."),
+    ):
+        torch.empty(MORE_THAN_ANY_MACHINE_HAS)
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="a bug"), told_when_out_of_memory("advice"):
+        raise RuntimeError("a bug")
 
 
 def test_cached_memory_can_be_released_on_a_machine_without_gpu():

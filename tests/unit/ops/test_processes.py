@@ -24,6 +24,7 @@ processes.wait_for_all()
 print(json.dumps({
     "place": [processes.rank(), processes.num_processes()],
     "sum": processes.sum_over_processes(value).tolist(),
+    "sum in place": (processes.sum_in_place(own := value.clone()), own.tolist())[1],
     "largest": processes.largest_of_processes(-value).tolist(),
     "gathered": processes.gather({"rank": rank}),
     "nothing": processes.gather(None),
@@ -57,6 +58,7 @@ def told(tmp_path_factory):
     [
         ("place", [[0, 2], [1, 2]]),
         ("sum", [[3.0, 15.0]] * 2),
+        ("sum in place", [[3.0, 15.0]] * 2),
         ("largest", [[-1.0, -5.0]] * 2),
         ("gathered", [[{"rank": 0}, {"rank": 1}]] * 2),
         ("nothing", [[None, None]] * 2),

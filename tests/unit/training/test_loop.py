@@ -28,14 +28,15 @@ SETTINGS = [
 class TaskOfSmallMemory(Task):
     """Has no room for more than `largest` images at once."""
 
-    def __init__(self, student, largest):
+    def __init__(self, student, largest, error=None):
         super().__init__(student)
         self.largest = largest
+        self.error = error or torch.OutOfMemoryError()
 
     def forward(self, batch, targets):
         losses = super().forward(batch, targets)  # BatchNorm has then seen the images
         if len(batch) > self.largest:
-            raise torch.OutOfMemoryError
+            raise self.error
         return losses
 
 
@@ -312,6 +313,49 @@ def test_memory_that_runs_out_splits_batches_as_accumulation_would(
     )
     assert len(result.warnings) == 1
     assert f"Set accumulate to {parts}" in result.warnings[0]
+
+
+def test_batches_are_split_as_a_recipe_could_ask_for_it(trainer, student, batch_of):
+    # 2 micro-batches of 3 images are too large; 4 would not divide the batch.
+    result = trainer(
+        task=TaskOfSmallMemory(student, 2),
+        batch_norm="frozen",
+        given_batches=lambda start, stop: (batch_of(i, images=6) for i in range(start, stop)),
+    ).run()
+
+    assert "split into 3 micro-batches. Set accumulate to 3 to" in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.2 GB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_on_any_device_splits_batches(trainer, student, error):
+    result = trainer(task=TaskOfSmallMemory(student, 2, error), batch_norm="frozen").run()
+
+    assert "Set accumulate to 2" in result.warnings[0]
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_the_lack_of_memory(trainer, student):
+    task = TaskOfSmallMemory(student, 0, RuntimeError("a bug"))
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        trainer(task=task, batch_norm="frozen").run()
+
+
+def test_memory_that_runs_out_after_the_gradients_is_an_error_with_advice(trainer):
+    def run_out(*_):
+        raise torch.OutOfMemoryError
+
+    stage = trainer()
+    stage.optimizer.register_step_pre_hook(run_out)
+
+    with pytest.raises(ResourceError, match=r"cpu ran out in step 0, while weights .* --out"):
+        stage.run()
 
 
 def test_memory_too_small_for_one_image_is_an_error_that_names_the_images(trainer, student):

@@ -1,7 +1,14 @@
 import pytest
 
 from distildet.ops.processes import rank
-from distildet.training.memory import why_not_more
+from distildet.training.memory import more_micro_batches, why_not_more
+
+
+@pytest.mark.parametrize(
+    ("images", "micro_batches", "more"), [(6, 1, 2), (6, 2, 3), (6, 3, 6), (4, 1, 2), (5, 1, 5)]
+)
+def test_the_next_number_of_micro_batches_divides_the_batch(images, micro_batches, more):
+    assert more_micro_batches(images, micro_batches) == more
 
 
 @pytest.fixture

@@ -144,6 +144,61 @@ def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
     )
 
 
+def test_micro_batches_draw_the_same_regions_after_other_draws(batch_of):
+    torch.manual_seed(0)
+    student = make_faster_rcnn().train()
+    student.freeze_batch_norm()
+
+    def draw_as_dropout_does(module, pixels):
+        torch.rand(len(pixels[0]))
+
+    student.backbone.register_forward_pre_hook(draw_as_dropout_does)
+    batch, targets = batch_of(0, images=4)
+
+    whole_losses, whole = gradients_of(Task(student), batch, targets, 1)
+    losses, accumulated = gradients_of(Task(student), batch, targets, 2)
+
+    torch.testing.assert_close(losses, whole_losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_a_micro_batch_draws_what_it_drew_while_it_was_counted_and_no_other_draws_so(
+    batch_of,
+):
+    student, drawn = make_fcos(), []
+    student.backbone.register_forward_pre_hook(
+        lambda module, args: drawn.append(torch.rand(()).item())
+    )
+
+    backward(Task(student), *batch_of(0), micro_batches=2, device=CPU)
+
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
+
+
+def test_only_what_a_pass_may_change_is_copied(distilling, batch_of):
+    task = distilling(weight="auto").train()
+    of_batch_norm = len(task.buffer_values())
+
+    task.student.freeze_batch_norm()
+
+    assert of_batch_norm == len(list(task.student.buffers()))
+    assert task.buffer_values() == []
+
+
+def test_buffers_that_a_pass_has_changed_can_be_put_back(student, batch_of):
+    task = Task(student).train()
+    before = {name: value.clone() for name, value in task.named_buffers()}
+    values = task.buffer_values()
+    task(*batch_of(0))
+    changed = [name for name, value in task.named_buffers() if not value.equal(before[name])]
+
+    task.put_back(values)
+
+    assert changed
+    torch.testing.assert_close(dict(task.named_buffers()), before, rtol=0, atol=0)
+
+
 def test_a_batch_without_any_box_gives_every_trainable_weight_a_gradient(student, batch_of):
     batch, targets = batch_of(0)
 

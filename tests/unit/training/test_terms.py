@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distildet.losses.base import DistillationLoss, Needs
 from distildet.structures import DetectorOutput
@@ -131,6 +132,38 @@ def test_a_weight_goes_on_from_its_state():
     pairs = [(1.0, 7.0), (9.0, 1.0)]
     found = [calibrate(one, pairs) for one in (other, weight)]
     assert found == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_a_weight_that_has_learned_goes_on_from_what_it_loads():
+    weight, fresh = AutoWeight(1.0, steps=1), AutoWeight(1.0, steps=1).state_dict()
+    calibrate(weight, [(3.0, 1.0)])
+
+    weight.load_state_dict(fresh)
+
+    assert calibrate(weight, [(1.0, 2.0), (9.0, 1.0)]) == [0.5, 0.5]
+
+
+class Questions(TorchDispatchMode):
+    """Counts the numbers that are asked of tensors, for each of which a GPU must be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_weight_asks_its_device_nothing_after_the_first_step():
+    weight = AutoWeight(1.0, steps=2)
+    weight.learn(3.0, 1.0)
+
+    with Questions() as questions:
+        weight.learn(3.0, 1.0)
+        weight.learn(3.0, 1.0)
+
+    assert questions.count == 0
 
 
 def test_a_loss_that_comes_again_gets_a_number():
