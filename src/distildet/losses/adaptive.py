@@ -68,7 +68,7 @@ class Adaptive(DistillationLoss):
         whole batch, micro-batches and processes included; N is at least 1 an image.
 
     Gradient:
-        To the student only, through the weight A too; none through N.
+        To the student only, through the weight A too; none through N. It has no gradient itself.
 
     Raises:
         MissingPartError: One of the two has no dense head.

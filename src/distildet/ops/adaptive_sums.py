@@ -1,7 +1,7 @@
 """What the loss `adaptive` sums over a level, in little memory and one pass.
 
 A level of class logits has many million elements, of which a plain composition of tensor operations
-holds some twenty copies. Here value and gradient are computed together, block by block, in a few
+holds nine copies at a time. Here value and gradient are computed together, block by block, in a few
 buffers that stay in the cache; the gradient is the only result of the size of the logits.
 """
 
@@ -50,7 +50,7 @@ def adaptive_sums(
     """Return the sum of divergences, weighted by how hard each is to learn, and the teacher's mass.
 
     Beside its inputs it needs memory for the gradient alone, of the shape of the student's logits
-    in float32; none where no gradient is asked for.
+    in float32, and of half precision for its rounded copy; none where no gradient is asked for.
 
     Formula:
         value = Σ A * KL in the form "paper", Σ A * (KL + T) / 2 in the form "official";
