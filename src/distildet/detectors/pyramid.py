@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
+from distildet.ops.precision import full_precision
+
 ExtraLevelsFrom = Literal["backbone", "neck", "subsampling"]
 NeckNorm = Literal["none", "batch"]
 
@@ -48,10 +50,15 @@ class ExtraLevels(ExtraFPNBlock):
     ) -> tuple[list[Tensor], list[str]]:
         """Append the extra levels to the neck's results."""
         feature = results[-1] if self.source == "neck" else x[-1]
-        for i, name in enumerate(self.level_names):
-            feature = self.get_submodule(name)(feature if i == 0 else F.relu(feature))
-            results.append(feature)
-            names.append(name)
+        # On the CPU, torch 2.15 gives the weights of a convolution of stride 2 over a map of width
+        # 1 a gradient of memory that nobody has filled, in bfloat16
+        # (test_coarsest_levels_learn_in_half_precision). These maps cost next to nothing.
+        with full_precision(feature.device):
+            feature = feature.float()
+            for i, name in enumerate(self.level_names):
+                feature = self.get_submodule(name)(feature if i == 0 else F.relu(feature))
+                results.append(feature)
+                names.append(name)
         return results, names
 
 

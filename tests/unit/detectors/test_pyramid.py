@@ -72,3 +72,22 @@ def test_levels_are_named_by_their_stride(levels, extra, names, strides):
     neck = PyramidNeck(levels, CHANNELS[: len(levels)], WIDTH, extra, "neck")
 
     assert (neck.levels, neck.strides) == (names, strides)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_coarsest_levels_learn_in_half_precision(width):
+    torch.manual_seed(0)
+    neck = PyramidNeck(("C5",), (16,), 16, 2, "neck")
+    maps = {"C5": torch.randn(4, 16, 2, width)}
+    neck(maps)["P7"].square().sum().backward()
+    expected = [p.grad.clone() for p in neck.parameters()]
+
+    for _ in range(5):
+        # Memory that is free again, full of large numbers.
+        torch.full((16 * 16 * 9,), 1e20).add_(1)
+        neck.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            coarsest = neck(maps)["P7"]
+        coarsest.float().square().sum().backward()
+        found = [p.grad for p in neck.parameters()]
+        torch.testing.assert_close(found, expected, rtol=0.1, atol=1.0)
