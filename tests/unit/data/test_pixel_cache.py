@@ -324,7 +324,7 @@ def test_a_process_that_asks_late_sees_what_was_free_before_others_took_it(
 def test_where_one_process_has_no_room_none_takes_it(paths, in_processes, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage((10**9, NEEDED)[rank()]))
 
-    first, second = in_processes(lambda: cache_of(paths, 100))
+    first, second = in_processes(lambda: cache_of(paths, 100).num_bytes)
 
     assert "of shared memory" in str(first)
     assert str(first) == str(second)
