@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.errors import ConfigError, DataError, MissingPartError
+from distildet.ops.fitting import in_fitting_parts
 from distildet.registry import Registry
 from distildet.specs import DetectorSpec
 from distildet.structures import DETECTIONS, Detections, DetectorOutput, ImageBatch, Targets
@@ -121,7 +123,8 @@ class Detector(nn.Module, ABC):
 
         Args:
             images: Files, arrays [h w 3] uint8 RGB, or tensors [3 h w] (uint8, or float 0..1).
-            batch_size: Images that go through the network together, at least 1.
+            batch_size: Images that go through the network together, at least 1; half as many from
+                where memory runs out.
 
         Returns:
             One result an image, boxes in pixels of that image.
@@ -130,12 +133,16 @@ class Detector(nn.Module, ABC):
             ConfigError: batch_size is below 1.
             DataError: A file cannot be decoded, an array is not an RGB image, or `images` is a
                 single file.
+            ResourceError: The memory is too small for a single image.
         """
         if isinstance(images, (str, Path)):
             raise DataError(f"predict() was given the single file {images}. Give a list: [...].")
         if batch_size < 1:
             raise ConfigError(f"predict(): batch_size is {batch_size}. Accepted: 1 or more.")
         device = next(self.parameters()).device
+        detect = in_fitting_parts(
+            lambda part: self(part.to(device), want={DETECTIONS}).detections, device
+        )
         was_training = self.training
         self.eval()
         results: list[Detections] = []
@@ -146,9 +153,8 @@ class Detector(nn.Module, ABC):
                     fit_view(_checked(image, start + i), self.spec.image_size)
                     for i, image in enumerate(chunk)
                 ]
-                batch = collate(views, [str(start + i) for i in range(len(views))]).to(device)
-                detections = self(batch, want={DETECTIONS}).detections
-                results.extend(detections)
+                batch = collate(views, [str(start + i) for i in range(len(views))])
+                results.extend(chain.from_iterable(detect(batch)))
         finally:
             self.train(was_training)
         return results

@@ -5,7 +5,7 @@ from PIL import Image
 
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
-from distildet.errors import ConfigError, DataError, MissingPartError
+from distildet.errors import ConfigError, DataError, MissingPartError, ResourceError
 from distildet.structures import DETECTIONS, ImageBatch
 
 HEIGHT, WIDTH = 40, 60
@@ -15,6 +15,10 @@ SMALL = {"backbone": "test_efficientnet", "backbone_levels": ("C3", "C4"), "neck
 @pytest.fixture
 def array():
     return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def raise_out_of_memory(*_):
+    raise torch.OutOfMemoryError
 
 
 def as_batch(pixels, sizes):
@@ -83,6 +87,35 @@ def test_one_result_an_image_whatever_the_batch_size(tiny, array):
     assert [len(found) > 0 for found in one_by_one] == [True] * 5
     torch.testing.assert_close(together[4].scores, one_by_one[4].scores)
     torch.testing.assert_close(together[4].boxes, one_by_one[4].boxes, atol=1e-3, rtol=1e-4)
+
+
+@pytest.fixture
+def of_small_memory(tiny):
+    """A detector with room for one image."""
+
+    def run_out(module, args):
+        if len(args[0]) > 1:
+            raise torch.OutOfMemoryError
+
+    tiny.register_forward_pre_hook(run_out)
+    return tiny
+
+
+def test_where_memory_runs_out_fewer_images_go_together(of_small_memory, array):
+    images = [array, array[:20], array[:, :30]]
+
+    together = of_small_memory.predict(images, batch_size=3)
+
+    one_by_one = of_small_memory.predict(images, batch_size=1)
+    assert [len(found) for found in together] == [len(found) for found in one_by_one]
+
+
+def test_an_image_too_large_for_the_memory_is_named(make_detector):
+    detector = make_detector()
+    detector.register_forward_pre_hook(raise_out_of_memory)
+
+    with pytest.raises(ResourceError, match=r"memory of cpu is too small for the image 0 at"):
+        detector.predict([np.zeros((HEIGHT, WIDTH, 3), np.uint8)])
 
 
 def test_no_image_gives_no_result(tiny):
