@@ -51,6 +51,10 @@ class CachedTeacher(Detector):
             return DetectorOutput()
         return DetectorOutput(dense=self._store.read(batch.view_ids, batch.pixels.device))
 
+    def close(self) -> None:
+        """Let go of what is stored, before it is deleted; it is opened again where it is read."""
+        self._store.close()
+
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return no parameters: there are none."""
         return []

@@ -116,11 +116,13 @@ def encode_dense(
 
 def _floor(flat: Tensor, kept: Tensor) -> Tensor:
     """Return the logit of the mean probability of all that is not kept, [b]."""
-    probs = flat.sigmoid().scatter(1, kept, 0.0)
-    # Summed as doubles: the mean of millions of small numbers. At least the smallest number, or a
-    # mean of zero would be a logit of minus infinity.
-    mean = probs.double().sum(1) / max(1, flat.shape[1] - kept.shape[1])
-    return mean.clamp(min=torch.finfo(torch.float32).tiny).logit().float()
+    # In float32, since MPS has no doubles: numbers of one sign, which torch adds up in a tree, lose
+    # next to nothing; a test compares millions of them with the sum as doubles.
+    total = flat.sigmoid().scatter(1, kept, 0.0).sum(1)  # [b]
+    mean = total / max(1, flat.shape[1] - kept.shape[1])
+    # Not quite 0 or 1, whose logits are infinite.
+    limits = torch.finfo(torch.float32)
+    return mean.clamp(min=limits.tiny, max=1 - limits.eps).logit()
 
 
 def decode_dense(stored: Mapping[str, Tensor], layout: DenseLayout) -> DensePrediction:

@@ -6,8 +6,8 @@ and that of the manifest. The note is written last: what has none, or another on
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from distildet.errors import StoreError
 from distildet.pseudolabels.dense_codes import DenseLayout, decode_dense
 from distildet.pseudolabels.manifest import (
     MANIFEST,
+    Manifest,
     describe_work,
     read_manifest,
     refuse_other_work,
@@ -34,40 +35,58 @@ _OPEN_SHARDS = 1024
 
 
 class DenseStore:
-    """A store on disk, made or gone on with.
+    """A store on disk that `create_or_resume` has begun, here or in another process.
 
     Args:
-        folder: Of the store; an empty or missing one is begun.
-        settings: JSON values that the predictions depend on, such as the teacher's fingerprint.
-        classes: Of the teacher.
+        folder: Of the store; nothing is read from it or written to it yet.
+        manifest: What it holds.
         view_ids: All views, in order.
-        shard_size: Views a shard.
-
-    Raises:
-        StoreError: The folder holds other work; the message lists what differs.
-        ResourceError: The disk is full.
     """
 
-    def __init__(
-        self,
+    def __init__(self, folder: Path, manifest: Manifest, view_ids: Sequence[str]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.shard_size = manifest.shard_size
+        self._work = manifest.fingerprint
+        self._places = {view_id: place for place, view_id in enumerate(view_ids)}
+        self._opened: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._layout: DenseLayout | None = None
+
+    @classmethod
+    def create_or_resume(
+        cls,
         folder: Path,
         *,
         settings: Mapping[str, Any],
         classes: ClassList,
         view_ids: Sequence[str],
-        shard_size: int,
-    ) -> None:
-        self.folder = folder
-        self.shard_size = shard_size
-        manifest = describe_work(settings, classes, view_ids, shard_size)
-        if (folder / MANIFEST).exists():
-            refuse_other_work(folder, read_manifest(folder), manifest, what="predictions")
-        else:
+        shard_size: Callable[[], int],
+    ) -> "DenseStore":
+        """Open the store of exactly this work, or make it; in one process alone.
+
+        Args:
+            folder: Of the store.
+            settings: JSON values that the predictions depend on, such as the teacher's fingerprint.
+            classes: Of the teacher.
+            view_ids: All views, in order.
+            shard_size: Tells the views a shard of a new store; one that is there keeps its own.
+
+        Raises:
+            StoreError: The folder holds other work; the message lists what differs.
+            ResourceError: The disk is full.
+        """
+        before = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        size = shard_size() if before is None else before.shard_size
+        manifest = describe_work(settings, classes, view_ids, size)
+        if before is None:
             write_manifest(folder, manifest)
-        self._work = manifest.fingerprint
-        self._places = {view_id: place for place, view_id in enumerate(view_ids)}
-        self._opened = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
-        self._layout: DenseLayout | None = None
+        else:
+            refuse_other_work(folder, before, manifest, what="predictions")
+        return cls(folder, manifest, view_ids)
+
+    def close(self) -> None:
+        """Let go of all shards, so that the disk has their room again when they are deleted."""
+        self._opened.clear()
 
     @property
     def num_views(self) -> int:
@@ -136,7 +155,7 @@ class DenseStore:
                 "It serves the stage that it was made for alone."
             )
         places = [divmod(self._places[view_id], self.shard_size) for view_id in view_ids]
-        opened = [(self._opened(shard), row) for shard, row in places]
+        opened = [(self._columns(shard), row) for shard, row in places]
         stored = {
             # Rows are views of the memory map; stacking reads them.
             name: torch.stack([columns[name][row] for columns, row in opened]).to(device)
@@ -147,8 +166,16 @@ class DenseStore:
     def _shard(self, index: int) -> Path:
         return self.folder / "shards" / f"shard-{index:05d}.safetensors"
 
+    def _columns(self, index: int) -> dict[str, Any]:
+        """Return the columns of a shard, of which rows can be read; it stays open for a while."""
+        if index not in self._opened:
+            self._opened[index] = self._open(index)
+            if len(self._opened) > _OPEN_SHARDS:
+                self._opened.popitem(last=False)
+        self._opened.move_to_end(index)
+        return self._opened[index]
+
     def _open(self, index: int) -> dict[str, Any]:
-        """Return the columns of a shard, of which rows can be read."""
         path = self._shard(index)
         try:
             with safe_open(path, framework="pt") as shard:

@@ -4,15 +4,18 @@ import copy
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from distildet.detectors.base import Detector
 from distildet.errors import ResourceError
+from distildet.ops.fitting import in_fitting_parts
+from distildet.ops.placement import placed_on
 from distildet.ops.precision import network_precision
 from distildet.ops.shared_work import on_first, share_out
-from distildet.pseudolabels.dense_codes import encode_dense, layout_of
+from distildet.pseudolabels.dense_codes import DenseLayout, encode_dense, layout_of
 from distildet.pseudolabels.dense_store import DenseStore
 from distildet.recipes.run_context import RunContext
 from distildet.structures import DENSE, DensePrediction, ImageBatch
@@ -21,76 +24,125 @@ Batches = Callable[[Sequence[range]], Iterator[ImageBatch]]
 """Batches of views, each by the places of its views among all of the store -> their images."""
 
 
-def fill_cache(
-    context: RunContext,
-    store: DenseStore,
-    batches: Batches,
-    *,
-    batch_size: int,
-    top_k: int,
-) -> None:
-    """Compute and store what is missing; each process its share of the missing shards.
+SHARDS_CHECKED_AT_ONCE = 8
+"""Shards after which processes that look for missing ones tell each other how they fare."""
 
-    A shard is written whole, so that a kill costs at most one a process. Batches never span
-    shards: which views the teacher sees together does not depend on where an earlier call stopped.
+
+class CacheFilling:
+    """Shows the first teacher of a run the views of a stage, and stores what it says.
 
     Args:
-        context: Of the run; its first teacher speaks.
-        store: Of exactly this work.
+        context: Of the run.
         batches: Gives views.
         batch_size: Views the teacher sees at once.
         top_k: Logits kept of a view; 0 keeps all.
-
-    Raises:
-        DataError: An image cannot be decoded, or the teacher returns numbers that are not finite.
-        ResourceError: The disk is too small for all that is missing, or the memory for one image.
     """
-    missing = _missing_shards(store)
-    # Asked of the first process, which will soon write it and so change the answer for the others.
-    has_layout = on_first(lambda: store.layout is not None)
-    if has_layout and not missing:
-        return
-    detector = _on_device(context.teachers[0].detector, context.device)
-    if not has_layout:
-        # It does not depend on the images, so that every process may look at the same one.
-        layout = layout_of(_dense(detector, next(batches([range(1)])), context), top_k)
-        on_first(lambda: store.write_layout(layout))
-    on_first(lambda: _tell_size(context, store, missing))
 
-    def write_shards(own: Sequence[int]) -> Iterator[int]:
-        parts = {index: _split(store.views_of(index), batch_size) for index in own}
+    def __init__(
+        self, context: RunContext, batches: Batches, *, batch_size: int, top_k: int
+    ) -> None:
+        self._context = context
+        self._batches = batches
+        self._batch_size = batch_size
+        self._top_k = top_k
+
+    @cached_property
+    def layout(self) -> DenseLayout:
+        """What all views have in common; found by showing the first one to the teacher.
+
+        Raises:
+            ConfigError: Only a part of the logits of a softmax shall be kept.
+            DataError: The image cannot be decoded.
+            ResourceError: The memory is too small for one image.
+        """
+        layouts = in_fitting_parts(
+            lambda batch: layout_of(self._dense(batch), self._top_k), self._context.device
+        )
+        return layouts(next(self._batches([range(1)])))[0]
+
+    def fill(self, store: DenseStore) -> None:
+        """Compute and store what is missing; each process its share of the missing shards.
+
+        A shard is written whole, so that a kill costs at most one a process. Batches never span
+        shards: which views the teacher sees together does not depend on where an earlier call
+        stopped. After each of its shards a process hears whether another had an error or a signal.
+
+        Args:
+            store: Of exactly this work, with its layout.
+
+        Raises:
+            DataError: An image cannot be decoded, or the teacher returns numbers that are not
+                finite.
+            ResourceError: The disk is too small for all that is missing, or the memory for one
+                image.
+            InterruptedRunError: A signal has arrived in any process.
+        """
+        missing = self._missing_shards(store)
+        if not missing:
+            return
+        on_first(lambda: _tell_size(self._context, store, missing))
+        _, error = share_out(missing, lambda own: self._write_shards(store, own), at_once=1)
+        if error is not None:
+            raise error
+
+    def _missing_shards(self, store: DenseStore) -> list[int]:
+        """Return the shards to be made; each process reads its share of all."""
+        work = f"{self._context.work(store.folder)}: checking"
+
+        def check(own: Sequence[int]) -> Iterator[bool]:
+            for count, index in enumerate(own, start=1):
+                self._context.interruption.raise_if_requested()
+                is_whole = store.has_shard(index)
+                if is_whole:
+                    self._context.progress.advance(work, count, len(own))
+                yield is_whole
+
+        shards = range(store.num_shards)
+        whole, error = share_out(shards, check, at_once=SHARDS_CHECKED_AT_ONCE)
+        if error is not None:
+            raise error
+        return [index for index, is_whole in zip(shards, whole, strict=True) if not is_whole]
+
+    def _write_shards(self, store: DenseStore, own: Sequence[int]) -> Iterator[int]:
+        plan = {index: _split(store.views_of(index), self._batch_size) for index in own}
         # One loader for all, so that its workers go on while a shard is written.
-        loaded = batches([places for split in parts.values() for places in split])
-        progress = _Progress(context, store, own)
-        for index, split in parts.items():
-            stored = []
+        loaded = self._batches([places for split in plan.values() for places in split])
+        progress = _Progress(self._context, store, own)
+        encode = in_fitting_parts(self._encoded, self._context.device)
+        for index, split in plan.items():
+            encoded: list[dict[str, Tensor]] = []
             for batch in itertools.islice(loaded, len(split)):
-                context.interruption.raise_if_requested()
-                stored += _encoded(detector, batch, context, top_k)
+                self._context.interruption.raise_if_requested()
+                encoded += encode(batch)
                 progress.advance(len(batch))
-            columns = {name: torch.cat([part[name] for part in stored]) for name in stored[0]}
-            store.write_shard(index, columns)
+            store.write_shard(index, _columns(encoded))
             yield index
 
-    _, error = share_out(missing, write_shards)
-    if error is not None:
-        raise error
+    @cached_property
+    def _detector(self) -> Detector:
+        # A copy: the original must stay as other stages expect it, see `train_stage`.
+        return placed_on(
+            copy.deepcopy(self._context.teachers[0].detector).eval(), self._context.device
+        )
 
+    @torch.inference_mode()
+    def _dense(self, batch: ImageBatch) -> DensePrediction:
+        device = self._context.device
+        with network_precision(device, self._context.precision):
+            dense: DensePrediction = self._detector(batch.to(device), want={DENSE}).dense
+        return dense
 
-def _missing_shards(store: DenseStore) -> list[int]:
-    """Return the shards to be made; each process looks at its share of all."""
-    whole, _ = share_out(range(store.num_shards), lambda own: map(store.has_shard, own))
-    return [index for index, is_whole in enumerate(whole) if not is_whole]
-
-
-def _on_device(detector: Detector, device: torch.device) -> Detector:
-    # A copy: the original must stay as other stages expect it, see `train_stage`.
-    moved = copy.deepcopy(detector).eval().to(device)
-    return moved.to(memory_format=torch.channels_last)
+    def _encoded(self, batch: ImageBatch) -> dict[str, Tensor]:
+        return encode_dense(self._dense(batch), batch.image_ids, top_k=self._top_k)
 
 
 def _split(places: range, size: int) -> list[range]:
     return [places[start : start + size] for start in range(0, len(places), size)]
+
+
+def _columns(encoded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join batches into the columns of a shard, and empty them: a shard may fill the memory."""
+    return {name: torch.cat([part.pop(name) for part in encoded]) for name in list(encoded[0])}
 
 
 class _Progress:
@@ -131,34 +183,3 @@ def _tell_size(context: RunContext, store: DenseStore, missing: Sequence[int]) -
 
 def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.3g}"
-
-
-def _dense(detector: Detector, batch: ImageBatch, context: RunContext) -> DensePrediction:
-    with torch.inference_mode(), network_precision(context.device, context.precision):
-        dense: DensePrediction = detector(batch.to(context.device), want={DENSE}).dense
-    return dense
-
-
-def _encoded(
-    detector: Detector, batch: ImageBatch, context: RunContext, top_k: int
-) -> list[dict[str, Tensor]]:
-    """Return what is stored of a batch, in parts that fit into the memory.
-
-    Raises:
-        ResourceError: The memory is too small for a single image.
-    """
-    try:
-        dense = _dense(detector, batch, context)
-        return [encode_dense(dense, batch.image_ids, top_k=top_k)]
-    except torch.OutOfMemoryError as error:
-        if len(batch) == 1:
-            height, width = batch.pixels.shape[2:]
-            raise ResourceError(
-                f"The memory of {context.device} is too small for the teacher to see the image "
-                f"{batch.image_ids[0]} at {height}x{width} pixels. Free memory, or use a smaller "
-                "image size."
-            ) from error
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    parts = (batch.part(0, half), batch.part(half, len(batch)))
-    return [one for part in parts for one in _encoded(detector, part, context, top_k)]

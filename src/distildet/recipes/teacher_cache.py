@@ -16,13 +16,14 @@ from distildet.losses.base import LOSSES
 from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.cached_teacher import CACHED_PARTS, CachedTeacher
 from distildet.pseudolabels.dense_store import DenseStore
-from distildet.recipes.cache_filling import fill_cache
+from distildet.pseudolabels.manifest import Manifest
+from distildet.recipes.cache_filling import CacheFilling
 from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.run_context import RunContext
 
 CACHE = "teacher-cache"
-SHARD_SIZE = 64
-"""Views a shard: what a kill can cost is at most this many forward passes."""
+SHARD_SIZE, SHARD_BYTES = 64, 256_000_000
+"""Views and bytes of a shard at most: what a kill can cost, and what a process holds in memory."""
 
 
 def refuse_uncached(loss: str) -> None:
@@ -57,8 +58,9 @@ def cached_teacher(
 ) -> CachedTeacher:
     """Return the teacher of a stage after storing what it says about every view of it.
 
-    A rerun goes on with the first shard that is missing. Several processes share the shards out;
-    they must see the same folder.
+    A rerun goes on with the first shard that is missing. Several processes share the shards out,
+    and each writes its own; they must see the same folder. Before the cache is removed, every
+    process closes its teacher.
 
     Args:
         context: Of the run.
@@ -95,10 +97,8 @@ def cached_teacher(
             f"Teacher cache: no view comes twice in {steps} steps, so that nothing is saved. Set "
             f"teacher_cache.views below {config.views}, or to false."
         )
-    store = _opened(folder / CACHE, settings, teacher.detector, draws)
-    fill_cache(
+    filling = CacheFilling(
         context,
-        store,
         lambda parts: view_batches(
             [[draws[place] for place in part] for part in parts],
             image_size=image_size,
@@ -108,6 +108,8 @@ def cached_teacher(
         batch_size=batch_size,
         top_k=config.top_k,
     )
+    store = _opened(folder / CACHE, settings, teacher.detector, draws, filling)
+    filling.fill(store)
     return CachedTeacher(teacher.detector.spec, store)
 
 
@@ -129,23 +131,32 @@ def _boxes_fingerprint(streams: Sequence[tuple[Stream, int]]) -> str:
 
 
 def _opened(
-    folder: Path, settings: dict[str, Any], teacher: Detector, draws: Sequence[Draw]
+    folder: Path,
+    settings: dict[str, Any],
+    teacher: Detector,
+    draws: Sequence[Draw],
+    filling: CacheFilling,
 ) -> DenseStore:
-    """Return the store, which the first process begins, or refuses, before others look at it."""
+    """Return the store, which the first process begins, or refuses; the others write nothing."""
+    view_ids = [draw.view_id for draw in draws]
 
-    def open_store() -> DenseStore:
-        return DenseStore(
+    def begin() -> Manifest:
+        for place in (folder, folder / "shards"):
+            artefacts.remove_partial(place)
+        store = DenseStore.create_or_resume(
             folder,
             settings=settings,
             classes=teacher.spec.classes,
-            view_ids=[draw.view_id for draw in draws],
-            shard_size=SHARD_SIZE,
+            view_ids=view_ids,
+            shard_size=lambda: _shard_size(filling.layout.view_bytes),
         )
+        if store.layout is None:
+            store.write_layout(filling.layout)
+        return store.manifest
 
-    def begin() -> None:
-        for place in (folder, folder / "shards"):
-            artefacts.remove_partial(place)
-        open_store()
+    # The manifest is told and not read: a file may be seen later by another machine.
+    return DenseStore(folder, on_first(begin), view_ids)
 
-    on_first(begin)
-    return open_store()
+
+def _shard_size(view_bytes: int) -> int:
+    return max(1, min(SHARD_SIZE, SHARD_BYTES // view_bytes))

@@ -45,7 +45,9 @@ def batch():
 
 @pytest.fixture
 def teacher(detector, batch, tmp_path):
-    store = DenseStore(tmp_path, settings={}, classes=CLASSES, view_ids=VIEWS, shard_size=2)
+    store = DenseStore.create_or_resume(
+        tmp_path, settings={}, classes=CLASSES, view_ids=VIEWS, shard_size=lambda: 2
+    )
     with torch.no_grad():
         dense = detector(batch, want={DENSE}).dense
     store.write_layout(layout_of(dense, 0))

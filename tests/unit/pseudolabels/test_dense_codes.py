@@ -95,6 +95,30 @@ def test_a_floor_of_probability_zero_stays_finite():
     assert all(level.isfinite().all() for level in read.logits)
 
 
+def test_a_floor_of_probability_one_stays_finite():
+    read = stored_and_read(dense_of((100.0,) * 8), top_k=1)
+
+    assert all(level.isfinite().all() for level in read.logits)
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_the_floor_of_millions_of_logits_is_that_of_a_sum_of_doubles(spread):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 40_000, 80, generator=generator) * spread - 8
+    dense = DensePrediction(
+        logits=(logits,),
+        box_codes=(torch.zeros(1, 40_000, 4),),
+        priors=(torch.zeros(40_000, 4),),
+        activation="sigmoid",
+    )
+
+    floor = encode_dense(dense, ["a"], top_k=1)["floor"]
+
+    probs = logits.double().sigmoid().flatten().sort().values
+    expected = (probs[:-1].sum() / (len(probs) - 1)).logit()
+    assert float(floor) == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.mark.parametrize("top_k", [8, 9])
 def test_as_many_as_there_are_keeps_all(top_k):
     dense = dense_of(A, B)

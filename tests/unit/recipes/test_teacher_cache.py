@@ -27,6 +27,7 @@ from distildet.detectors.fcos import FCOS
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import ConfigError, DataError, InterruptedRunError, ResourceError, StoreError
 from distildet.losses.adaptive import Adaptive
+from distildet.ops.processes import rank
 from distildet.recipes import teacher_cache
 from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.load import load_recipe
@@ -429,6 +430,90 @@ def test_an_interrupted_work_goes_on(cached, context, stage_folder):
     assert len(contents(stage_folder / CACHE / "shards")) == 2
 
 
+def test_a_signal_to_one_process_ends_the_other_after_its_shard(
+    cached, context, in_processes, stage_folder, monkeypatch
+):
+    monkeypatch.setattr(teacher_cache, "SHARD_SIZE", 1)
+
+    def request(work, done, total):
+        context.interruption.signal = (None, signal.SIGTERM)[rank()]
+
+    def stopped():
+        context.progress.advance = request
+        with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+            cached()
+        return "stopped"
+
+    results = in_processes(stopped)
+
+    # Process 1 stopped before its second shard, of which process 0 had made its own.
+    assert results == ["stopped", "stopped"]
+    names = [path.name for path in sorted((stage_folder / CACHE / "shards").glob("*.json"))]
+    assert names == ["shard-00000.json", "shard-00001.json", "shard-00002.json"]
+
+
+def test_a_shard_has_no_more_bytes_than_it_may(cached, monkeypatch, stage_folder):
+    # A view has 20 x 9 priors of 6 halves: 2160 bytes, see above.
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 3 * 2160 + 1)
+
+    cached()
+
+    manifest = json.loads((stage_folder / CACHE / "manifest.json").read_text())
+    assert manifest["shard_size"] == 3
+    assert len(list((stage_folder / CACHE / "shards").glob("*.json"))) == 4
+
+
+def test_a_view_larger_than_a_shard_may_be_has_one_of_its_own(cached, monkeypatch, stage_folder):
+    monkeypatch.setattr(teacher_cache, "SHARD_BYTES", 1)
+
+    cached()
+
+    assert len(list((stage_folder / CACHE / "shards").glob("*.json"))) == 10
+
+
+def test_a_begun_cache_keeps_the_size_of_its_shards(cached, monkeypatch, stage_folder):
+    cached()
+    before = contents(stage_folder)
+    monkeypatch.setattr(teacher_cache, "SHARD_SIZE", 3)
+
+    cached()
+
+    assert contents(stage_folder) == before
+
+
+def test_checking_a_cache_is_told_and_can_be_stopped(cached, context, listener, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "SHARD_SIZE", 4)
+    cached()
+    listener.counts.clear()
+
+    cached()
+    context.interruption.signal = signal.SIGTERM
+
+    work = "01-train/teacher-cache: checking"
+    assert listener.counts == [(work, 1, 3), (work, 2, 3), (work, 3, 3)]
+    with pytest.raises(InterruptedRunError):
+        cached()
+
+
+def test_a_batch_size_that_memory_refused_is_not_tried_again(cached, teachers, monkeypatch):
+    detector = type(teachers["retinanet"].detector)
+    forward = detector.forward
+    sizes = []
+
+    def small_memory(self, batch, *args, **kwargs):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError
+        return forward(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(detector, "forward", small_memory)
+
+    cached()
+
+    # The first view for the layout, then two once, then one by one.
+    assert sizes == [1, 2, *[1] * 10]
+
+
 def test_the_weights_of_the_teacher_are_left_alone(cached, teachers):
     before = {
         name: value.clone() for name, value in teachers["retinanet"].detector.state_dict().items()
@@ -481,7 +566,7 @@ def test_memory_too_small_for_one_image_is_named(cached, teachers, monkeypatch):
 
     monkeypatch.setattr(type(teachers["retinanet"].detector), "forward", no_memory)
 
-    with pytest.raises(ResourceError, match=r"too small for the teacher to see the image 0\.png"):
+    with pytest.raises(ResourceError, match=r"memory of cpu is too small for the image 0\.png"):
         cached(steps=1)
 
 
