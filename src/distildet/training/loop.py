@@ -53,12 +53,14 @@ class TrainResult:
         detector: The student with averaged weights, in eval mode.
         seconds: Wall time of all sessions that trained it.
         rejected: Steps left out because of a non-finite loss or gradient.
+        overflows: Steps left out because the loss scale of fp16 was too large.
         warnings: Lines for the user, such as damaged checkpoints that were skipped.
     """
 
     detector: Detector
     seconds: float
     rejected: int
+    overflows: int
     warnings: tuple[str, ...]
 
 
@@ -161,6 +163,7 @@ class Trainer:
             detector=self.ema.detector,
             seconds=self.counters.seconds,
             rejected=self.counters.rejected,
+            overflows=self.counters.overflows,
             warnings=(*warnings, *self._memory_warning()),
         )
 
@@ -181,6 +184,7 @@ class Trainer:
             self._update(step, {**values, "gradient_norm": norm}, rate)
         elif self.loss_scale.explains(loss_is_finite=loss_is_finite):
             self.task.put_back(buffers)
+            self.counters.overflows += 1
             self._note({"step": step + 1, "overflow_at_loss_scale": self.loss_scale.value})
         else:
             self._reject(step, batch, targets, buffers)

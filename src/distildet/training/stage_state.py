@@ -34,6 +34,7 @@ class Counters:
     micro_batches: int = 1
     rejected: int = 0
     rejected_in_a_row: int = 0
+    overflows: int = 0
     updates: int = 0
     seconds: float = 0.0
     best_step: int | None = None

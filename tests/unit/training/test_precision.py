@@ -102,6 +102,7 @@ def test_an_overflow_halves_the_scale_changes_nothing_and_is_not_rejected(
         checkpoints / "step-000001"
     )
     assert result.rejected == 0
+    assert result.overflows == 2
     assert not (tmp_path / "stage" / "rejected").exists()
 
 
