@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from distildet.detectors.base import Detector
+from distildet.ops.processes import wait_for_all
 from distildet.pseudolabels.dense_store import DenseStore
 from distildet.specs import DetectorSpec
 from distildet.structures import DENSE, DetectorOutput, ImageBatch, Targets
@@ -52,8 +53,13 @@ class CachedTeacher(Detector):
         return DetectorOutput(dense=self._store.read(batch.view_ids, batch.pixels.device))
 
     def close(self) -> None:
-        """Let go of what is stored, before it is deleted; it is opened again where it is read."""
+        """Let go of what is stored, before it is deleted; it is opened again where it is read.
+
+        Several processes must all come here; when one goes on, all have let go. A network file
+        system does not delete a folder of which any of them has a file open.
+        """
         self._store.close()
+        wait_for_all()
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return no parameters: there are none."""

@@ -59,8 +59,8 @@ def cached_teacher(
     """Return the teacher of a stage after storing what it says about every view of it.
 
     A rerun goes on with the first shard that is missing. Several processes share the shards out,
-    and each writes its own; they must see the same folder. Before the cache is removed, every
-    process closes its teacher.
+    and each writes its own; they must see the same folder. All close their teacher before the
+    cache is removed.
 
     Args:
         context: Of the run.

@@ -18,6 +18,7 @@ from distildet.evaluation.detect_dataset import detect_dataset
 from distildet.ops.precision import Precision
 from distildet.ops.processes import from_first, num_processes, rank
 from distildet.ops.shared_work import on_first
+from distildet.pseudolabels.cached_teacher import CachedTeacher
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.recipes.distill_terms import build_terms, term_settings
@@ -51,7 +52,8 @@ def run_train_stage(
     Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
     distills. Produces `student/` (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`,
     and until it is done `teacher-cache/` where the recipe asks for it. A rerun goes on from the
-    newest checkpoint that verifies. Every process of a run comes here, and that of rank 0 writes.
+    newest checkpoint that verifies. Every process of a run comes here; that of rank 0 writes, and
+    each its share of the teacher cache.
 
     Args:
         context: Of the run.
@@ -75,12 +77,10 @@ def run_train_stage(
         streams, line = keep_decoded(streams, context.pixel_cache)
         if line is not None:
             context.progress.message(f"{work}: {line}")
+    student = initial_student(context, stage, seed, previous)
+    teacher = _teacher(context, stage, streams, folder, settings)
     trainer = Trainer(
-        _task(
-            initial_student(context, stage, seed, previous),
-            _teacher(context, stage, streams, folder, settings),
-            settings,
-        ),
+        _task(student, teacher, settings),
         settings,
         folder,
         batches=lambda start, stop: training_batches(
@@ -110,6 +110,8 @@ def run_train_stage(
         "seconds": result.seconds,
         "images_seen": {stream.name: count * steps for stream, count in streams},
     }
+    if isinstance(teacher, CachedTeacher):
+        teacher.close()
     on_first(lambda: _finish(result.detector, folder, noted))
 
 

@@ -1,5 +1,6 @@
 """A stage learns from stored predictions what it would learn from the teacher itself."""
 
+import gc
 import json
 import shutil
 import signal
@@ -596,6 +597,18 @@ def test_a_stage_learns_from_its_cache_and_deletes_it(context, stage_folder, mon
     assert all(record["adaptive.classification"] > 0 for record in records[:4])
     assert not (stage_folder / CACHE).exists()
     assert (stage_folder / "DONE").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_deleted_cache_gives_its_room_back_at_once(context, stage_folder):
+    gc.disable()
+    try:
+        train(context, stage_folder)
+        maps = Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+
+    assert CACHE not in maps
 
 
 def test_a_cache_that_outlived_its_stage_is_deleted(context, stage_folder):

@@ -16,7 +16,8 @@ import distildet
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.evaluation.detect_dataset import predictor
-from distildet.structures import LOSSES
+from distildet.pseudolabels.dense_codes import encode_dense
+from distildet.structures import LOSSES, DensePrediction
 from distildet.training.task import Task
 
 CPU = torch.device("cpu")
@@ -101,6 +102,21 @@ def test_losses_have_no_float64_at_all(family, batch_of):
     with Float64() as float64:
         losses = family(batch, targets, want={LOSSES}).losses
         sum(losses.values()).backward()
+
+    assert float64.files == set()
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_storing_what_a_teacher_says_has_no_float64_at_all(top_k):
+    dense = DensePrediction(
+        logits=(torch.zeros(2, 9, 3),),
+        box_codes=(torch.zeros(2, 9, 4),),
+        priors=(torch.zeros(9, 4),),
+        activation="sigmoid",
+    )
+
+    with Float64() as float64:
+        encode_dense(dense, ["a", "b"], top_k=top_k)
 
     assert float64.files == set()
 
