@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset as TorchDataset
 
-from distildet.data.loader import Draw, Stream, collate, draw_view, render_view
+from distildet.data.loader import Draw, Stream, collate, draw_view, pass_order, render_view
 from distildet.data.transforms import Augmentation
 from distildet.data.workers import Packed, load_steps, pack
 from distildet.errors import DistildetError
@@ -18,8 +18,6 @@ def fixed_views(
 ) -> list[Draw]:
     """Return every view that `training_batches` shows with the same arguments, each once.
 
-    A stream that is passed through less often than images have views leaves the last ones out.
-
     Args:
         streams: Each with the number of its images in a batch.
         seed: Of the views.
@@ -30,11 +28,33 @@ def fixed_views(
         By stream, then number of the view, then sample.
     """
     return [
-        draw_view(stream.name, number, sample, seed=seed)
+        draw_view(stream.name, number, stream.samples[place], seed=seed)
         for stream, count in streams
-        for number in range(min(num_views, -(-count * steps // len(stream.samples))))
-        for sample in stream.samples
+        for number, place in _shown(stream, count * steps, seed=seed, num_views=num_views)
     ]
+
+
+def num_passes(streams: Sequence[tuple[Stream, int]], *, steps: int) -> float:
+    """Return how often training goes through the stream that comes most often.
+
+    Args:
+        streams: Each with the number of its images in a batch.
+        steps: Of the stage.
+    """
+    return max(count * steps / len(stream.samples) for stream, count in streams)
+
+
+def _shown(
+    stream: Stream, num_images: int, *, seed: int, num_views: int
+) -> Iterator[tuple[int, int]]:
+    """Yield number of the view and place of the sample of all that so many images show."""
+    num_samples = len(stream.samples)
+    whole, rest = divmod(num_images, num_samples)
+    for number in range(min(num_views, whole)):
+        yield from ((number, place) for place in range(num_samples))
+    if whole < num_views:
+        order = pass_order(seed, stream.name, whole, num_samples)
+        yield from ((whole, place) for place in sorted(order[:rest]))
 
 
 def view_batches(

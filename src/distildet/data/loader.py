@@ -240,7 +240,15 @@ def render_view(draw: Draw, image_size: int, augmentation: Augmentation | None) 
 
 
 @lru_cache(maxsize=8)
-def _pass_order(seed: int, stream: str, pass_index: int, num_samples: int) -> list[int]:
+def pass_order(seed: int, stream: str, pass_index: int, num_samples: int) -> list[int]:
+    """Return the places of a stream's samples in the order in which a pass shows them.
+
+    Args:
+        seed: Of the orders.
+        stream: Name of the stream.
+        pass_index: Number of the pass, from 0.
+        num_samples: Of the stream.
+    """
     generator = torch.Generator().manual_seed(_derived_seed(seed, stream, pass_index))
     order: list[int] = torch.randperm(num_samples, generator=generator).tolist()
     return order
@@ -286,6 +294,6 @@ class _TrainingSteps(TorchDataset[Any]):
         num_samples = len(stream.samples)
         for position in range(step * count, (step + 1) * count):
             pass_index, place = divmod(position, num_samples)
-            order = _pass_order(self.seed, stream.name, pass_index, num_samples)
+            order = pass_order(self.seed, stream.name, pass_index, num_samples)
             number = pass_index if self.num_views is None else pass_index % self.num_views
             yield draw_view(stream.name, number, stream.samples[order[place]], seed=self.seed)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from distildet.data.boxes import BoxRecord, collect_annotations
 from distildet.data.dataset import Sample
-from distildet.data.fixed_views import fixed_views, view_batches
+from distildet.data.fixed_views import fixed_views, num_passes, view_batches
 from distildet.data.loader import Stream, TrainingSample, targets_from_annotations, training_batches
 from distildet.data.transforms import Augmentation
 from distildet.errors import DataError
@@ -99,11 +99,23 @@ def test_batches_of_views_have_what_is_asked_in_order(streams):
     assert batches[1].view_ids == ("b/0/b0.png", "b/0/b1.png")
 
 
-def test_views_of_passes_that_never_come_are_left_out(streams):
-    draws = fixed_views(streams, seed=3, steps=3, num_views=5)
+@pytest.mark.parametrize(("steps", "num_views"), [(1, 5), (3, 5), (3, 2), (3, 1), (4, 2), (5, 2)])
+def test_views_that_no_step_shows_are_left_out(streams, steps, num_views):
+    drawn = training_batches(
+        streams, seed=3, start_step=0, stop_step=steps, workers=0, num_views=num_views, **LOOK
+    )
 
-    # Three steps are one pass and a half, so that views 0 and 1 come.
-    assert len(draws) == 2 * (4 + 2)
+    draws = fixed_views(streams, seed=3, steps=steps, num_views=num_views)
+
+    listed = [draw.view_id for draw in draws]
+    assert sorted(listed) == sorted({view_id for batch, _ in drawn for view_id in batch.view_ids})
+
+
+def test_passes_are_counted_of_the_stream_that_comes_most_often(tmp_path):
+    streams = [(stream_of(tmp_path, "a", 4), 1), (stream_of(tmp_path, "b", 2), 1)]
+
+    # Five images of two.
+    assert num_passes(streams, steps=5) == 2.5
 
 
 def test_an_image_that_cannot_be_decoded_is_named(streams, tmp_path):
