@@ -1,5 +1,6 @@
 """The teacher's predictions of the views of a stage: stored once, then read at every step."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 
 from distildet import artefacts
-from distildet.data.fixed_views import fixed_views, view_batches
+from distildet.data.fixed_views import fixed_views, num_passes, view_batches
 from distildet.data.loader import Draw, Stream
 from distildet.data.transforms import Augmentation
 from distildet.detectors.base import Detector
@@ -92,11 +93,9 @@ def cached_teacher(
         # Views are cut around the boxes.
         "boxes_fingerprint": _boxes_fingerprint(streams),
     }
-    if steps * sum(count for _, count in streams) <= len(draws):
-        context.progress.message(
-            f"Teacher cache: no view comes twice in {steps} steps, so that nothing is saved. Set "
-            f"teacher_cache.views below {config.views}, or to false."
-        )
+    passes = num_passes(streams, steps=steps)
+    if passes <= config.views:
+        context.progress.message(_why_nothing_is_saved(passes))
     filling = CacheFilling(
         context,
         lambda parts: view_batches(
@@ -111,6 +110,17 @@ def cached_teacher(
     store = _opened(folder / CACHE, settings, teacher.detector, draws, filling)
     filling.fill(store)
     return CachedTeacher(teacher.detector.spec, store)
+
+
+def _why_nothing_is_saved(passes: float) -> str:
+    most_views = math.ceil(passes) - 1
+    advice = "Remove teacher_cache"
+    if most_views > 0:
+        advice += f", or set its views to at most {most_views}, fewer than the passes of this stage"
+    return (
+        "Teacher cache: no view comes twice, so that nothing is saved: the stage makes "
+        f"{passes:.3g} passes over the images. {advice}."
+    )
 
 
 def remove_cache(folder: Path) -> None:

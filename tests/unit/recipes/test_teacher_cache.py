@@ -292,13 +292,23 @@ def test_the_size_is_told_beforehand_and_exact(cached, listener, stage_folder):
     assert 0 < shard.stat().st_size - 10 * view_bytes < 300
 
 
-def test_a_cache_that_saves_nothing_is_told(cached, listener):
-    # Nine images of ten views.
-    cached(steps=3)
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        # Nine images of five.
+        (
+            3,
+            "1.8 passes over the images. Remove teacher_cache, or set its views to at most 1, "
+            "fewer than the passes of this stage.",
+        ),
+        (1, "0.6 passes over the images. Remove teacher_cache."),
+    ],
+)
+def test_a_cache_that_saves_nothing_is_told(cached, listener, steps, end):
+    cached(steps=steps)
 
     assert listener.messages[0] == (
-        "Teacher cache: no view comes twice in 3 steps, so that nothing is saved. Set "
-        "teacher_cache.views below 2, or to false."
+        f"Teacher cache: no view comes twice, so that nothing is saved: the stage makes {end}"
     )
 
 
@@ -357,7 +367,7 @@ def test_what_a_killed_process_left_is_removed(cached, stage_folder):
         ({"precision": "bf16"}, r"settings\.precision was 'fp32' and is 'bf16'"),
         ({"top_k": 5}, r"settings\.top_k was 0 and is 5"),
         ({"augmentation": None}, r"settings\.augmentation was \{'flip'"),
-        ({"steps": 1}, "num_images was 10 and is 5"),
+        ({"steps": 1}, "num_images was 10 and is 3"),
     ],
 )
 def test_other_work_in_the_same_folder_is_refused(cached, change, message):
