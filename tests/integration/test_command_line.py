@@ -61,7 +61,7 @@ def test_the_result_has_the_keys_of_its_schema(tiny):
 
     assert result.keys() == {
         *("schema", "name", "seeds", "best_seed", "models", "gain", "verdict", "not_measured"),
-        *("steps", "images_seen", "seconds"),
+        *("steps", "rejected_steps", "overflow_steps", "images_seen", "seconds", "warnings"),
     }
     assert result["schema"] == 1
     assert result["models"].keys() == {"teacher", "baseline", "student"}
@@ -88,6 +88,9 @@ def test_steps_and_images_seen_are_those_of_the_recipe(tiny, kills):
     first, second = kills.STEPS["02-train"], kills.STEPS["03-train"]
 
     assert result["steps"] == {"student": [[first, second]], "baseline": [[first, second]]}
+    assert result["rejected_steps"] == {"student": [[0, 0]], "baseline": [[0, 0]]}
+    assert result["overflow_steps"] == {"student": [[0, 0]], "baseline": [[0, 0]]}
+    assert result["warnings"] == []
     assert result["images_seen"] == {
         "student": [[{"all": 4 * first}, {"labeled": 4 * second}]],
         "baseline": [[{"labeled": 4 * first}, {"labeled": 4 * second}]],

@@ -74,6 +74,8 @@ def result_lines(result: dict[str, Any], out: Path) -> list[str]:
         )
     lines.append(f"verdict: {result['verdict']}, {len(result['seeds'])} seed(s)")
     lines += [f"not measured: {reason}" for reason in result["not_measured"]]
+    # Runs that finished before there were warnings have none.
+    lines += [f"warning: {reason}" for reason in result.get("warnings", ())]
     return [*lines, f"student: {out / 'student'}", f"result:  {out / 'result.json'}"]
 
 

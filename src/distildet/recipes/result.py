@@ -31,6 +31,15 @@ from distildet.recipes.schema import Recipe, without_teachers
 from distildet.structures import ImageBatch
 
 SCHEMA = 1
+_DONE_KEYS = {
+    "steps": "steps",
+    "rejected_steps": "rejected",
+    "overflow_steps": "overflows",
+    "images_seen": "images_seen",
+    "seconds": "seconds",
+}
+"""Key of the result -> key of what each train stage notes when it is done."""
+_STEP_KEYS = ("steps", "rejected_steps", "overflow_steps")
 
 
 def build_result(context: RunContext) -> dict[str, Any]:
@@ -63,6 +72,10 @@ def build_result(context: RunContext) -> dict[str, Any]:
     for arm in reversed(arms):
         models[arm] = _model(evaluations[arm], cost)
     gain = _gain(recipe, evaluations)
+    noted = {
+        key: {arm: _noted(context, arm, done_key) for arm in arms}
+        for key, done_key in _DONE_KEYS.items()
+    }
     return {
         "schema": SCHEMA,
         "name": recipe.name,
@@ -72,10 +85,8 @@ def build_result(context: RunContext) -> dict[str, Any]:
         "verdict": verdict(gain.get("AP")),
         "not_measured": _not_measured(context),
         "best_seed": best,
-        **{
-            key: {arm: _noted(context, arm, key) for arm in arms}
-            for key in ("steps", "images_seen", "seconds")
-        },
+        **noted,
+        "warnings": unequal_steps(recipe.seeds, noted),
     }
 
 
@@ -89,6 +100,40 @@ def arm_evaluations(recipe: Recipe, out: Path, arm: str) -> list[Evaluation]:
     """
     validation = load_run_data(recipe.data).validation
     return _evaluations(validation, [arm_folder(out, seed, arm) for seed in recipe.seeds])
+
+
+def unequal_steps(
+    seeds: Sequence[int], noted: Mapping[str, Mapping[str, Sequence[Sequence[int]]]]
+) -> list[str]:
+    """Return a line for each seed whose student and baseline learned in unequal numbers of steps.
+
+    Args:
+        seeds: Of the run.
+        noted: "steps", "rejected_steps" and "overflow_steps" of a result: by arm, for each seed,
+            for each train stage.
+    """
+    if BASELINE not in noted["steps"]:
+        return []
+    lines = []
+    for place, seed in enumerate(seeds):
+        taken = {
+            arm: [
+                steps - rejected - overflows
+                for steps, rejected, overflows in zip(
+                    *(noted[key][arm][place] for key in _STEP_KEYS), strict=True
+                )
+            ]
+            for arm in (STUDENT, BASELINE)
+        }
+        if taken[STUDENT] != taken[BASELINE]:
+            steps = sum(noted["steps"][STUDENT][place])
+            lines.append(
+                f"seed {seed}: of {steps} steps the student learned in {sum(taken[STUDENT])} and "
+                f"the baseline in {sum(taken[BASELINE])}, since steps were left out (see "
+                "rejected_steps and overflow_steps in result.json). They are not compared at equal "
+                "steps."
+            )
+    return lines
 
 
 def _evaluations(validation: Dataset | None, folders: Sequence[Path]) -> list[Evaluation]:
@@ -179,7 +224,8 @@ def _noted(context: RunContext, arm: str, key: str) -> list[Any]:
     arm_stages = without_teachers(stages) if arm == BASELINE else stages
     return [
         [
-            read_done(folder)[key]
+            # Before steps were counted apart, stages noted no overflows.
+            read_done(folder).get(key, 0)
             for folder in train_folders(arm_folder(context.out, seed, arm), arm_stages)
         ]
         for seed in context.recipe.seeds

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.cached_teacher import CachedTeacher
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.kept_images import keep_decoded
 from distildet.recipes.label_stage import STORE, read_thresholds
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT, is_done, write_done
 from distildet.recipes.schema import LabelStage, TrainStage
+from distildet.recipes.stage_remarks import (
+    batch_norm_remarks,
+    left_out_remarks,
+    weight_remarks,
+)
 from distildet.recipes.streams import Stream as StreamName
 from distildet.recipes.student import initial_student
 from distildet.recipes.teacher_cache import cached_teacher, remove_cache
@@ -72,15 +79,19 @@ def run_train_stage(
         for name, count in stage.counts().items()
     ]
     settings = _settings(stage, seed, folder.name, steps, context.precision)
+    cache = _cache_config(stage)
     work = context.work(folder)
     if context.pixel_cache is not None:
         streams, line = keep_decoded(streams, context.pixel_cache)
         if line is not None:
             context.progress.message(f"{work}: {line}")
     student = initial_student(context, stage, seed, previous)
+    tell_all = partial(_tell, context, work)
+    tell_all(batch_norm_remarks(student, stage.batch_norm, stage.batch_size // stage.accumulate))
     teacher = _teacher(context, stage, streams, folder, settings)
+    task = _task(student, teacher, settings)
     trainer = Trainer(
-        _task(student, teacher, settings),
+        task,
         settings,
         folder,
         batches=lambda start, stop: training_batches(
@@ -91,7 +102,7 @@ def run_train_stage(
             start_step=start,
             stop_step=stop,
             workers=context.recipe.data.workers,
-            num_views=None if stage.teacher_cache is None else stage.teacher_cache.views,
+            num_views=None if cache is None else cache.views,
             share=slice(rank(), None, num_processes()),
         ),
         evaluate=None
@@ -104,15 +115,22 @@ def run_train_stage(
     result = trainer.run()
     for line in result.warnings:
         context.progress.message(line)
+    tell_all([*left_out_remarks(result, folder, steps), *weight_remarks(task.terms)])
     noted = {
         "steps": steps,
         "rejected": result.rejected,
+        "overflows": result.overflows,
         "seconds": result.seconds,
         "images_seen": {stream.name: count * steps for stream, count in streams},
     }
     if isinstance(teacher, CachedTeacher):
         teacher.close()
     on_first(lambda: _finish(result.detector, folder, noted))
+
+
+def _tell(context: RunContext, work: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        context.progress.message(f"{work}: {line}")
 
 
 def _finish(student: Detector, folder: Path, noted: Mapping[str, Any]) -> None:
@@ -137,10 +155,11 @@ def _teacher(
     """Return the teacher of a stage that distills, or what it has said beforehand."""
     if not settings.terms:
         return None
-    if stage.teacher_cache is not None:
+    cache = _cache_config(stage)
+    if cache is not None:
         return cached_teacher(
             context,
-            stage.teacher_cache,
+            cache,
             streams,
             folder,
             seed=settings.seed,
@@ -226,6 +245,14 @@ def _augmentation(stage: TrainStage) -> Augmentation | None:
     if config == "none":
         return None
     return Augmentation(flip=config.flip, zoom=config.zoom, colour=config.colour)
+
+
+def _cache_config(stage: TrainStage) -> TeacherCacheConfig | None:
+    """Return how the teacher is stored; views that are all the same picture are one view."""
+    cache = stage.teacher_cache
+    if cache is None or stage.augmentation != "none":
+        return cache
+    return cache.model_copy(update={"views": 1})
 
 
 def _settings(

@@ -40,3 +40,18 @@ def test_what_was_not_measured_is_said():
     lines = result_lines(result, Path("runs/a"))
 
     assert "not measured: metrics: the recipe has no data.validation" in lines
+
+
+def test_warnings_are_shown():
+    result = {
+        "models": {"student": MODEL},
+        "gain": {},
+        "verdict": "tie",
+        "seeds": [0],
+        "not_measured": [],
+        "warnings": ["seed 0: of 20 steps the student learned in 7"],
+    }
+
+    lines = result_lines(result, Path("runs/a"))
+
+    assert "warning: seed 0: of 20 steps the student learned in 7" in lines
