@@ -12,6 +12,7 @@ from distildet.data.evaluation_batches import Plan, evaluation_batches, plan_bat
 from distildet.detectors.base import Detector
 from distildet.errors import DataError
 from distildet.ops.fitting import in_fitting_parts
+from distildet.ops.placement import placed_on
 from distildet.ops.precision import Precision, network_precision
 from distildet.ops.processes import num_processes
 from distildet.ops.shared_work import share_out
@@ -37,7 +38,7 @@ def predictor(
     Raises:
         ResourceError: When called: the memory is too small for a single image.
     """
-    detector = detector.to(device).to(memory_format=torch.channels_last).eval()
+    detector = placed_on(detector, device).eval()
 
     @torch.inference_mode()
     def detect(batch: ImageBatch) -> tuple[Detections, ...]:

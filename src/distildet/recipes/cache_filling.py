@@ -23,7 +23,6 @@ from distildet.structures import DENSE, DensePrediction, ImageBatch
 Batches = Callable[[Sequence[range]], Iterator[ImageBatch]]
 """Batches of views, each by the places of its views among all of the store -> their images."""
 
-
 SHARDS_CHECKED_AT_ONCE = 8
 """Shards after which processes that look for missing ones tell each other how they fare."""
 
