@@ -71,10 +71,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="CPU threads")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="CPU threads (2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
     parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), default=list(MEASUREMENTS))
-    parser.add_argument("--repeats", type=int, help="timed rounds of every row")
+    parser.add_argument("--repeats", type=int, help="timed rounds of every row (as the row has it)")
     parser.add_argument("--images", type=Path, help="folder of photographs to label")
     parser.add_argument(
         "--quick",
@@ -88,6 +88,8 @@ def _parse() -> argparse.Namespace:
         parser.error(f"--repeats is {arguments.repeats}, accepted is 1 and above")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, and there is no CUDA device here; accepted is cpu")
+    if arguments.result is not None and not arguments.page.is_file():
+        parser.error(f"--page is {arguments.page}, which is no file; accepted is a page with marks")
     if arguments.images is not None and not arguments.images.is_dir():
         parser.error(f"--images is {arguments.images}, which is no folder")
     if arguments.images is None and PHOTOGRAPHS.is_dir() and not arguments.quick:
