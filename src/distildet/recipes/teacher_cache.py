@@ -24,7 +24,7 @@ from distildet.recipes.run_context import RunContext
 
 CACHE = "teacher-cache"
 SHARD_SIZE, SHARD_BYTES = 64, 256_000_000
-"""Views and bytes of a shard at most: what a kill can cost, and what a process holds in memory."""
+"""Views and bytes of a shard at most: what a kill can cost, and a third of the memory it takes."""
 
 
 def refuse_uncached(loss: str) -> None:
