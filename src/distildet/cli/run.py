@@ -1,5 +1,6 @@
 """`distildet run`: the main job."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,24 +32,39 @@ def run(
     from distildet.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    run_and_show(loaded, out or Path("runs") / loaded.name, device, precision)
+    run_and_show(loaded, out or Path("runs") / loaded.name, device, precision, source=recipe)
 
 
 def run_and_show(
-    recipe: "Recipe", out: Path, device: str, precision: "Precision" = "fp32"
+    recipe: "Recipe",
+    out: Path,
+    device: str,
+    precision: "Precision" = "fp32",
+    *,
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Run a loaded recipe with progress and print its result.
 
     Of several processes only the first shows anything.
+
+    Args:
+        recipe: Resolved and checked.
+        out: The run folder.
+        device: Where to compute.
+        precision: What to compute in.
+        source: The file of the recipe, if it has one.
     """
     from distildet.recipes.progress import Silence
     from distildet.recipes.runner import run_recipe
 
+    run_here = partial(
+        run_recipe, recipe, out=out, device=device, precision=precision, source=source
+    )
     if not speaks():
-        return run_recipe(recipe, out=out, device=device, progress=Silence(), precision=precision)
+        return run_here(progress=Silence())
     console = Console()
     try:
-        result = run_recipe(recipe, out=out, device=device, progress=console, precision=precision)
+        result = run_here(progress=console)
     finally:
         console.close()
     for line in result_lines(result, out):

@@ -35,6 +35,7 @@ def prepare(
     progress: Progress,
     is_new: bool,
     precision: Precision = "fp32",
+    source: Path | None = None,
 ) -> RunContext:
     """Read images, annotations and teachers, and make sure that they fit the recipe.
 
@@ -47,12 +48,13 @@ def prepare(
         is_new: Do once, before any long work, also what only the weights to start from, the
             thresholds and the losses can show; an old run has passed that.
         precision: What teachers and students compute in.
+        source: The file of the recipe, which messages name.
 
     Raises:
         DistildetError: Faults of data, weights, class lists or stages; all that can be found at
             once are listed.
     """
-    faults = _Faults()
+    faults = _Faults(source)
     _refuse_unequal_shares(recipe, faults)
     data = None
     with faults.collected("data"):
@@ -91,9 +93,14 @@ def prepare(
 
 
 class _Faults:
-    """Errors in what the user gave, kept until all are found."""
+    """Errors in what the user gave, kept until all are found.
 
-    def __init__(self) -> None:
+    Args:
+        source: The file of the recipe, if it has one.
+    """
+
+    def __init__(self, source: Path | None) -> None:
+        self._head = "" if source is None else f"{source}: "
         self._found: list[tuple[str, DistildetError]] = []
 
     def __bool__(self) -> bool:
@@ -121,10 +128,10 @@ class _Faults:
             _placed(line, place) for place, error in self._found for line in str(error).split("\n")
         ]
         if len(self._found) == 1:
-            error = type(first)("\n".join(lines))
+            error = type(first)(self._head + "\n".join(lines))
         else:
             count = sum(not line.startswith(" ") for line in lines)
-            error = ConfigError("\n".join([f"{count} faults:", *lines]))
+            error = ConfigError("\n".join([f"{self._head}{count} faults:", *lines]))
         error.__cause__ = first  # has the traceback that --debug shows
         return error
 

@@ -188,7 +188,7 @@ def _read_sources(config: DataConfig) -> dict[str, Dataset]:
             source_by_place[_unlabeled(index)] = source
     if config.validation is not None:
         source_by_place[_VALIDATION] = config.validation
-    root = _common_root(config)
+    root = common_root(config)
     datasets: dict[str, Dataset] = {}
     errors: dict[str, DataError] = {}
     for place, source in source_by_place.items():
@@ -256,7 +256,8 @@ def _read(source: SourceConfig, root: Path) -> Dataset:
     )
 
 
-def _common_root(config: DataConfig) -> Path:
+def common_root(config: DataConfig) -> Path:
+    """Return the folder that the sample ids of a run are relative to."""
     sources = [config.labeled, config.validation, *config.unlabeled]
     # abspath, not resolve, as for sample ids: a link keeps the name that the user sees.
     folders = [os.path.abspath(s.images) for s in sources if isinstance(s, SourceConfig)]  # noqa: PTH100
@@ -264,16 +265,22 @@ def _common_root(config: DataConfig) -> Path:
 
 
 def changed_files(
-    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], *, root: Path
 ) -> list[str]:
-    """Return one line for each image in which two results of `RunData.fingerprints` differ."""
+    """Return one line for each image in which two results of `RunData.fingerprints` differ.
+
+    Args:
+        before: What a run was begun with.
+        now: What it reads now.
+        root: The folder that sample ids are relative to.
+    """
     lines = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name, {}), now.get(name, {})
-        lines += [f"{name}: {image} is gone" for image in old if image not in new]
-        lines += [f"{name}: {image} was added" for image in new if image not in old]
+        lines += [f"{name}: {root / image} is gone" for image in old if image not in new]
+        lines += [f"{name}: {root / image} was added" for image in new if image not in old]
         lines += [
-            f"{name}: {image} has another place, size or annotations"
+            f"{name}: {root / image} has another place, size or annotations"
             for image in old
             if image in new and old[image] != new[image]
         ]

@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from distildet import artefacts
-from distildet.errors import ConfigError, StageError
+from distildet.errors import ConfigError, DataError, GateError, StageError
 from distildet.ops.precision import Precision
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage
 
@@ -40,11 +40,14 @@ SHOWN_DIFFERENCES = 5
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process; the lock dies with the process.
 
+    Folders that were made for it are removed again if nothing was written to them.
+
     Raises:
         ConfigError: The folder cannot be written.
         StageError: Another process works in it.
     """
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
@@ -65,7 +68,35 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
+        try:
+            yield
+        finally:
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                _remove_empty(made)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # one that is not empty any more ends it
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextmanager
+def keeping_to_its_images(folder: Path) -> Iterator[None]:
+    """Say of an image that cannot be used what becomes of a run that has noted its images.
+
+    Raises:
+        DataError: As inside the block, with what to do.
+        GateError: Likewise.
+    """
+    try:
         yield
+    except (DataError, GateError) as error:
+        raise type(error)(
+            f"{error} A run keeps to the images that it was begun with: once any is mended or "
+            f"removed, delete {folder} or choose another --out, and run again."
+        ) from error
 
 
 def refuse_foreign(folder: Path, begun_with: str = SETTINGS) -> None:

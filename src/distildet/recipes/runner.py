@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from distildet.recipes.progress import Progress
 from distildet.recipes.remarks import REMARKS, shorten_remarks
 from distildet.recipes.result import build_result
 from distildet.recipes.run_context import RunContext
-from distildet.recipes.run_data import changed_files
+from distildet.recipes.run_data import changed_files, common_root
 from distildet.recipes.run_folder import (
     BASELINE,
     DATA,
@@ -37,6 +38,7 @@ from distildet.recipes.run_folder import (
     changed_settings,
     check_same,
     environment,
+    keeping_to_its_images,
     locked,
     read_json,
     refuse_foreign,
@@ -73,6 +75,7 @@ def run_recipe(
     device: str,
     progress: Progress,
     precision: Precision = "fp32",
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Run a recipe, or go on with it, and return what `result.json` holds.
 
@@ -82,6 +85,7 @@ def run_recipe(
         device: As for `choose_device`.
         progress: Told everything that a user may want to see.
         precision: What teachers and students compute in, but for evaluation. A run keeps to it.
+        source: The file of the recipe, which messages name.
 
     Raises:
         ConfigError: The folder holds something else, or cannot be written; or the device does
@@ -109,12 +113,14 @@ def run_recipe(
                 progress=progress,
                 precision=precision,
                 is_new=on_first(lambda: not (out / SETTINGS).exists()),
+                source=source,
             )
             _begin(context)
-            for seed in recipe.seeds:
-                for arm in _arms(context, seed):
-                    _run_arm(context, arm, seed)
-            _detect_teacher(context)
+            with keeping_to_its_images(out):
+                for seed in recipe.seeds:
+                    for arm in _arms(context, seed):
+                        _run_arm(context, arm, seed)
+                _detect_teacher(context)
             return on_first(lambda: _written_result(context))
 
 
@@ -158,7 +164,12 @@ def _begin(context: RunContext) -> None:
     weights = {
         f"teachers[{index}]": teacher.fingerprint for index, teacher in enumerate(context.teachers)
     }
-    check_same(out / DATA, files, "data", changed_files)
+    check_same(
+        out / DATA,
+        files,
+        "data",
+        partial(changed_files, root=common_root(context.recipe.data)),
+    )
     check_same(out / WEIGHTS, weights, "weights")
     on_first(lambda: _note(context, files, weights))
     _tell_remarks(context)

@@ -1,7 +1,8 @@
 """What a train stage tells beside its progress: whatever may be other than it was meant."""
 
-from collections.abc import Iterable
 from pathlib import Path
+
+from torch import nn
 
 from distildet.detectors.base import BatchNorms, Detector
 from distildet.ops.processes import num_processes
@@ -50,15 +51,17 @@ def left_out_remarks(result: TrainResult, folder: Path, steps: int) -> list[str]
     return lines
 
 
-def weight_remarks(terms: Iterable[Term]) -> list[str]:
+def weight_remarks(task: nn.Module) -> list[str]:
     """Return a line for each automatic weight that would lie outside its bounds.
 
     Args:
-        terms: Of a stage that has ended.
+        task: Whose terms have trained a student.
     """
     lines = []
-    for term in terms:
-        bound = None if term.auto_weight is None else _bound(float(term.auto_weight.value))
+    for term in task.modules():
+        if not isinstance(term, Term) or term.auto_weight is None:
+            continue
+        bound = _bound(float(term.auto_weight.value))
         if bound is not None:
             lines.append(
                 f"{term.name}: `weight: auto` is at its bound of {bound:g}, so the loss does not "

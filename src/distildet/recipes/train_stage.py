@@ -115,7 +115,7 @@ def run_train_stage(
     result = trainer.run()
     for line in result.warnings:
         context.progress.message(line)
-    tell_all([*left_out_remarks(result, folder, steps), *weight_remarks(task.terms)])
+    tell_all([*left_out_remarks(result, folder, steps), *weight_remarks(task)])
     noted = {
         "steps": steps,
         "rejected": result.rejected,

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -29,3 +31,19 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(load_plain, in_proc
         "Accepted: multiples of 3, such as 15 or 18",
     ):
         raise errors[0]
+
+
+def test_faults_name_the_file_of_the_recipe(load_plain, project, tmp_path):
+    (project / "labels.json").write_text("[]")
+    recipe = load_plain()
+
+    with pytest.raises(DistildetError, match=r"^recipe\.yaml: data\.labeled: .*labels\.json"):
+        prepare(
+            recipe,
+            out=tmp_path / "run",
+            device=torch.device("cpu"),
+            interruption=Interruption(),
+            progress=Silence(),
+            is_new=True,
+            source=Path("recipe.yaml"),
+        )

@@ -267,7 +267,8 @@ def test_a_stream_without_any_image_of_its_own_is_refused(folder, load, stage, p
 def test_equal_data_have_equal_fingerprints(folder, load):
     sections = {"labeled": source(folder, "train.json"), "unlabeled": [source(folder)]}
 
-    assert changed_files(load(**sections).fingerprints(), load(**sections).fingerprints()) == []
+    before, after = (load(**sections).fingerprints() for _ in range(2))
+    assert changed_files(before, after, root=folder) == []
 
 
 def test_changed_added_and_lost_images_are_named(folder, load):
@@ -276,12 +277,13 @@ def test_changed_added_and_lost_images_are_named(folder, load):
     write_coco(folder / "train.json", ["a.png", "b.png"], ["cat", "dog"], ["cat", "cat"])
     (folder / "images" / "d.png").rename(folder / "images" / "e.png")
 
-    lines = changed_files(before, load(**sections).fingerprints())
+    images = folder / "images"
+    lines = changed_files(before, load(**sections).fingerprints(), root=images)
 
     assert lines == [
-        "labeled: b.png has another place, size or annotations",
-        "unlabeled: d.png is gone",
-        "unlabeled: e.png was added",
+        f"labeled: {images}/b.png has another place, size or annotations",
+        f"unlabeled: {images}/d.png is gone",
+        f"unlabeled: {images}/e.png was added",
     ]
 
 

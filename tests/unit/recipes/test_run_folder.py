@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from distildet.errors import ConfigError, StageError
+from distildet.errors import ConfigError, DataError, GateError, StageError
 from distildet.recipes.run_folder import (
     arm_folder,
     changed_settings,
     check_same,
     is_done,
+    keeping_to_its_images,
     locked,
     read_done,
     refuse_foreign,
@@ -57,6 +58,35 @@ def test_the_lock_of_a_killed_process_is_free(holder, tmp_path):
 
     with locked(tmp_path / "run"):
         assert f"process {os.getpid()}" in (tmp_path / "run" / ".lock").read_text()
+
+
+@pytest.mark.parametrize("place", ["run", "runs/a"])
+def test_a_folder_that_was_made_for_nothing_is_removed_again(tmp_path, place):
+    with locked(tmp_path / place):
+        pass
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_or_is_used_is_kept(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with locked(tmp_path / "mine"), locked(tmp_path / "run"):
+        (tmp_path / "run" / "result.json").write_text("{}")
+
+    assert (tmp_path / "mine").is_dir()
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("error", [DataError, GateError])
+def test_a_fault_of_an_image_says_that_a_run_keeps_to_its_images(tmp_path, error):
+    with (
+        pytest.raises(
+            error,
+            match=rf"^x.jpg: damaged. A run keeps to .* delete {tmp_path} or choose another --out",
+        ),
+        keeping_to_its_images(tmp_path),
+    ):
+        raise error("x.jpg: damaged.")
 
 
 def test_a_file_cannot_be_a_run_folder(tmp_path):

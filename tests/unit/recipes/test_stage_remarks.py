@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
@@ -88,7 +89,7 @@ def automatic(student, value):
 
 @pytest.mark.parametrize("bound", [1e-3, 1e3])
 def test_an_automatic_weight_at_its_bound_is_told(student, bound):
-    lines = weight_remarks([automatic(student, bound)])
+    lines = weight_remarks(nn.ModuleList([automatic(student, bound)]))
 
     assert lines == [
         f"adaptive: `weight: auto` is at its bound of {bound:g}, so the loss does not have the "
@@ -98,4 +99,4 @@ def test_an_automatic_weight_at_its_bound_is_told(student, bound):
 
 
 def test_an_automatic_weight_within_its_bounds_is_no_remark(student):
-    assert weight_remarks([automatic(student, 2.5)]) == []
+    assert weight_remarks(nn.ModuleList([automatic(student, 2.5)])) == []
