@@ -3,11 +3,13 @@
 import os
 import sys
 import traceback
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from distildet.cli.console import is_one_of_several, print_error, print_line
+from distildet.cli.console import is_one_of_several, is_told_by_another, print_error, print_line
 from distildet.cli.convert import convert
 from distildet.cli.demo import demo
 from distildet.cli.evaluate import evaluate
@@ -18,7 +20,10 @@ from distildet.cli.run import run
 from distildet.errors import ConfigError, DistildetError, ResourceError
 
 EXIT_BUG = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+# The base of all faults of usage is private: typer has a copy of click of its own.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
 SHARED = ("run", "label", "evaluate")
 """Commands whose work several processes share."""
 
@@ -88,7 +93,10 @@ def main() -> None:
 def _run() -> None:
     """Run the command; the lack of memory, where nobody could make do with less, is no bug."""
     try:
-        app()
+        if is_told_by_another():
+            _run_unheard()
+        else:
+            app()
     except (RuntimeError, MemoryError) as error:
         from distildet.ops.out_of_memory import is_out_of_memory
 
@@ -98,6 +106,18 @@ def _run() -> None:
             "Memory ran out. Free some, or use smaller images, batches or models, or fewer "
             "workers; the same command goes on from what is on disk. --debug shows where it was."
         ) from error
+
+
+def _run_unheard() -> None:
+    """Run the command, without the help and the faults of usage that the first process prints."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            code = app(standalone_mode=False)
+        except _USAGE_ERROR:
+            code = EXIT_USAGE
+        except typer.Abort:
+            code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 def _is_first_to_say(message: str) -> bool:

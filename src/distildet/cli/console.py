@@ -30,6 +30,11 @@ def speaks() -> bool:
     return not is_one_of_several() or os.environ.get("RANK") == "0"
 
 
+def is_told_by_another() -> bool:
+    """Tell whether the first of several processes prints what this one would print likewise."""
+    return is_one_of_several() and os.environ.get("RANK", "0") != "0"
+
+
 def print_line(text: str) -> None:
     """Print to standard output."""
     print(plain_text(text), flush=True)
@@ -38,6 +43,11 @@ def print_line(text: str) -> None:
 def print_error(text: str) -> None:
     """Print to standard error."""
     print(f"distildet: {plain_text(text)}", file=sys.stderr, flush=True)
+
+
+def _three_digits(value: float) -> str:
+    """Return a number with three significant digits, zeros at the end included."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 class Console:
@@ -59,7 +69,9 @@ class Console:
         self, work: str, done: int, total: int, values: Mapping[str, float] | None = None
     ) -> None:
         """Show how far a piece of work is."""
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in (values or {}).items())
+        shown = "  ".join(
+            f"{name} {_three_digits(value)}" for name, value in (values or {}).items()
+        )
         if sys.stdout.isatty():
             self._bar(work, done, total, shown)
         else:

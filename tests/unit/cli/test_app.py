@@ -24,6 +24,24 @@ def test_commands_that_do_not_share_their_work_refuse_several_processes(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["run"], 2), (["run", "--nonsense"], 2), (["wrong"], 2), (["--help"], 0), (["--version"], 0)],
+)
+@pytest.mark.parametrize(("rank", "is_heard"), [("0", True), ("1", False)])
+def test_only_the_first_process_prints_usage_and_help(
+    among_three, monkeypatch, capsys, arguments, code, rank, is_heard
+):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["distildet", *arguments])
+
+    with pytest.raises(SystemExit) as raised:
+        main()
+
+    assert raised.value.code == code
+    assert bool("".join(capsys.readouterr())) is is_heard
+
+
 @pytest.fixture
 def run_out(monkeypatch):
     """Run a command of the program that ends with an error."""

@@ -1,6 +1,6 @@
 import pytest
 
-from distildet.cli.console import Console, plain_text, speaks
+from distildet.cli.console import Console, is_told_by_another, plain_text, speaks
 
 
 def test_control_characters_of_names_become_visible():
@@ -21,6 +21,25 @@ def test_lines_of_one_work_come_at_intervals_and_at_its_end(capsys):
         "seed-0/02-train: 1/5  loss 0.250",
         "seed-0/02-train: 5/5  loss 0.250",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0, "0.00"),
+        (0.25, "0.250"),
+        (0.000123456, "0.000123"),
+        (1.2345e-6, "1.23e-06"),
+        (12.345, "12.3"),
+        (123.4, "123"),
+        (12345.6, "1.23e+04"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_numbers_have_three_significant_digits(capsys, value, expected):
+    Console().advance("train", 5, 5, {"loss": value})
+
+    assert capsys.readouterr().out == f"train: 5/5  loss {expected}\n"
 
 
 @pytest.mark.parametrize("text", ["[bold]", "{{7*7}}", "a/b"])
@@ -44,3 +63,21 @@ def test_of_several_processes_the_first_speaks(monkeypatch, environment, expecte
         monkeypatch.setenv(name, value)
 
     assert speaks() is expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"RANK": "1"}, False),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, False),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, True),
+        # Nobody knows who is first, so that everybody speaks.
+        ({"WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_only_the_others_of_several_leave_it_to_the_first(monkeypatch, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert is_told_by_another() is expected
