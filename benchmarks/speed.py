@@ -73,16 +73,30 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="CPU threads (2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
-    parser.add_argument("--only", nargs="+", choices=list(MEASUREMENTS), default=list(MEASUREMENTS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(MEASUREMENTS),
+        default=list(MEASUREMENTS),
+        help="what to measure (all)",
+    )
     parser.add_argument("--repeats", type=int, help="timed rounds of every row (as the row has it)")
-    parser.add_argument("--images", type=Path, help="folder of photographs to label")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="folder of photographs to label (scenes that it draws itself)",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
         help="tiny sizes, two rounds: shows that it works; keeps nothing by itself",
     )
-    parser.add_argument("--result", type=Path, help="file to keep the result in")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page to write the tables into")
+    parser.add_argument(
+        "--result", type=Path, help="file to keep the result in (results/speed/DEVICE.json)"
+    )
+    parser.add_argument(
+        "--page", type=Path, default=PAGE, help=f"page to write the tables into ({PAGE.name})"
+    )
     arguments = parser.parse_args()
     if arguments.repeats is not None and arguments.repeats < 1:
         parser.error(f"--repeats is {arguments.repeats}, accepted is 1 and above")

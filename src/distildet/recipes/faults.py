@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distildet.errors import nearest_names
+from distildet.recipes.stage_keys import accepted_keys
 
 _SHAPES = {
     "dict_type": "a mapping",
@@ -100,7 +101,7 @@ def _message(error: ErrorDetails, where: str, model: type[BaseModel] | None) -> 
             text = error["msg"]
         case "extra_forbidden":
             keys = _accepted_keys(model, error["loc"]) if model else ()
-            text = f"unknown key. {nearest_names(str(error['loc'][-1]), keys)}"
+            text = f"unknown key. {accepted_keys(str(error['loc'][-1]), keys)}"
         case "literal_error":
             text = f"found {shown(found)}. {_names(found, context['expected'])}"
         case "union_tag_not_found":

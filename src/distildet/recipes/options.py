@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from distildet.errors import nearest_names
 from distildet.recipes.faults import describe
+from distildet.recipes.stage_keys import accepted_keys
 from distildet.recipes.values import Boolean, Integer, NonePossible, Number, RecipePath
 
 _SCALARS: dict[Any, Any] = {int: Integer, float: Number, bool: Boolean, Path: RecipePath}
@@ -71,7 +71,7 @@ def typed_options(
     ]
     for name, value in raw.items():
         if name not in accepted:
-            faults.append(f"{name}: unknown option. {nearest_names(name, accepted)}")
+            faults.append(f"{name}: unknown option. {accepted_keys(name, accepted)}")
             continue
         annotation = accepted[name].annotation
         adapter: TypeAdapter[Any] = TypeAdapter(

@@ -39,8 +39,8 @@ def num_started() -> int:
     missing = [name for name in _VARIABLES if name not in os.environ]
     if int(found) > 1 and missing:
         raise ConfigError(
-            f"The environment variable WORLD_SIZE is {found}, but {', '.join(missing)} is not set. "
-            "Start several processes with torchrun, or unset WORLD_SIZE."
+            f"The environment variable WORLD_SIZE is {found}, but these are not set: "
+            f"{', '.join(missing)}. Start several processes with torchrun, or unset WORLD_SIZE."
         )
     return int(found)
 

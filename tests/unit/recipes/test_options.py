@@ -118,3 +118,11 @@ def test_an_option_without_a_default_is_required():
         "backbone: missing. This option has no default.",
         "depth: found 'x'. Accepted: a whole number.",
     ]
+
+
+def test_a_key_of_a_stage_is_told_to_be_one():
+    faults = typed_options({"batch_norm": "frozen"}, PARAMETERS)[1]
+
+    assert len(faults) == 1
+    assert faults[0].startswith("batch_norm: unknown option. Accepted: anything, ")
+    assert faults[0].endswith(" unannotated, weights. batch_norm is a key of a train stage.")

@@ -57,6 +57,11 @@ TRAIN = {"stage": "train", "epochs": 1, "optimizer": {"lr": 0.1}}
             "data.unlabeled=[{format: folder, images: images, fraction: 1}]",
             r"data\.unlabeled\[0\]\.fraction: unknown key",
         ),
+        ("epochs=3", r"epochs: unknown key\. .*teachers\. epochs is a key of a train stage\."),
+        (
+            "stages[0]={stage: label, teacher_cache: true}",
+            r"teacher_cache: unknown key\. Accepted: .* teacher_cache is a key of a train stage\.",
+        ),
         (
             "data.validation={format: coco, images: images, annotations: labels.json, seed: 1}",
             r"data\.validation\.seed: unknown key\. Accepted: annotations, format, images, list,",

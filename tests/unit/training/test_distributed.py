@@ -245,7 +245,9 @@ def test_a_process_that_does_not_know_its_place_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
 
-    message = "LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set. Start several processes with torchr"
+    message = (
+        "these are not set: LOCAL_RANK, MASTER_ADDR, MASTER_PORT. Start several processes with"
+    )
     with pytest.raises(ConfigError, match=message), process_group():
         pass
 
