@@ -1,11 +1,13 @@
 """What to say of a key that stands in the wrong place: one of a stage is told where it belongs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel
 
 from distildet.errors import nearest_names
 from distildet.recipes.stage_schema import LabelStage, TrainStage
 
-_STAGES = {"label": LabelStage, "train": TrainStage}
+_STAGES: Mapping[str, type[BaseModel]] = {"label": LabelStage, "train": TrainStage}
 
 
 def accepted_keys(key: str, accepted: Iterable[str]) -> str:
