@@ -188,6 +188,20 @@ def test_a_signal_to_torchrun_stops_all_after_a_checkpoint(recipe, one, start, d
     assert_same_student(one, out)
 
 
+def test_a_fault_of_usage_is_said_once(start):
+    _, errors = start("run", "--nonsense").communicate(timeout=120)
+
+    assert errors.count("No such option") == 1
+
+
+def test_help_is_printed_once(start):
+    process = start("run", "--help")
+    printed, _ = process.communicate(timeout=120)
+
+    assert process.returncode == 0
+    assert printed.count("Continues by itself") == 1
+
+
 def test_what_is_wrong_in_a_recipe_is_said_once(recipe, start, tmp_path):
     process = start("run", recipe, "--out", tmp_path / "run", "--set", "stages[1].batch_size=3")
     _, errors = process.communicate(timeout=120)

@@ -3,9 +3,9 @@
 import os
 import sys
 import traceback
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 # The base of all faults of usage is private: typer has a copy of click of its own.
-_USAGE_ERROR: type[Exception] = typer.BadParameter.mro()[1]
+_USAGE_ERROR: Any = typer.BadParameter.mro()[1]
 SHARED = ("run", "label", "evaluate")
 """Commands whose work several processes share."""
 
@@ -93,8 +93,8 @@ def main() -> None:
 def _run() -> None:
     """Run the command; the lack of memory, where nobody could make do with less, is no bug."""
     try:
-        if is_told_by_another():
-            _run_unheard()
+        if is_one_of_several():
+            _run_among_others()
         else:
             app()
     except (RuntimeError, MemoryError) as error:
@@ -108,15 +108,21 @@ def _run() -> None:
         ) from error
 
 
-def _run_unheard() -> None:
-    """Run the command, without the help and the faults of usage that the first process prints."""
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+def _run_among_others() -> None:
+    """Run the command so that help and faults of usage are printed once, not by each process."""
+    with ExitStack() as unheard:
+        if is_told_by_another():
+            nowhere = unheard.enter_context(Path(os.devnull).open("w"))
+            unheard.enter_context(redirect_stdout(nowhere))
         try:
             code = app(standalone_mode=False)
-        except _USAGE_ERROR:
-            code = EXIT_USAGE
         except typer.Abort:
             code = EXIT_INTERRUPTED
+        except _USAGE_ERROR as error:
+            code = EXIT_USAGE
+            # Not always that of rank 0: torchrun ends the others when one has ended.
+            if _is_first_to_say(str(error)):
+                error.show()
     sys.exit(code)
 
 

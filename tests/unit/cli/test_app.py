@@ -24,13 +24,10 @@ def test_commands_that_do_not_share_their_work_refuse_several_processes(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [(["run"], 2), (["run", "--nonsense"], 2), (["wrong"], 2), (["--help"], 0), (["--version"], 0)],
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]], ids=" ".join)
 @pytest.mark.parametrize(("rank", "is_heard"), [("0", True), ("1", False)])
-def test_only_the_first_process_prints_usage_and_help(
-    among_three, monkeypatch, capsys, arguments, code, rank, is_heard
+def test_only_the_first_process_prints_help(
+    among_three, monkeypatch, capsys, arguments, rank, is_heard
 ):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(sys, "argv", ["distildet", *arguments])
@@ -38,8 +35,21 @@ def test_only_the_first_process_prints_usage_and_help(
     with pytest.raises(SystemExit) as raised:
         main()
 
-    assert raised.value.code == code
+    assert not raised.value.code
     assert bool("".join(capsys.readouterr())) is is_heard
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--nonsense"], ["wrong"], []])
+def test_faults_of_usage_keep_their_exit_code_among_processes(
+    among_three, monkeypatch, capsys, arguments
+):
+    monkeypatch.setattr(sys, "argv", ["distildet", *arguments])
+
+    with pytest.raises(SystemExit) as raised:
+        main()
+
+    assert raised.value.code == 2
+    assert "Usage: " in "".join(capsys.readouterr())
 
 
 @pytest.fixture
