@@ -609,6 +609,27 @@ def test_a_stage_learns_from_its_cache_and_deletes_it(context, stage_folder, mon
     assert (stage_folder / "DONE").exists()
 
 
+def changed(context, **changes):
+    """Return the context with other settings of its stage."""
+    stage = context.recipe.stages[0].model_copy(update=changes)
+    return replace(context, recipe=context.recipe.model_copy(update={"stages": (stage,)}))
+
+
+def test_unchanged_pictures_are_stored_once_whatever_the_views(context, stage_folder, listener):
+    train(changed(context, augmentation="none"), stage_folder)
+
+    assert listener.messages[0].startswith("Teacher cache: 5 views of ")
+
+
+def test_steps_that_are_left_out_are_told_and_noted(context, stage_folder, listener):
+    optimizer = context.recipe.stages[0].optimizer.model_copy(update={"lr": 1e30})
+    train(changed(context, optimizer=optimizer, clip=0.0), stage_folder)
+
+    noted = json.loads((stage_folder / "DONE").read_text())
+    assert (noted["steps"], noted["rejected"], noted["overflows"]) == (4, 3, 0)
+    assert listener.messages[-1].startswith("01-train: 3 of 4 steps were left out, since their")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_deleted_cache_gives_its_room_back_at_once(context, stage_folder):
     gc.disable()
