@@ -20,6 +20,8 @@ def _in_group(work: Callable[[], Any], rank: int, count: int, folder: Path) -> N
         world_size=count,
         timeout=timedelta(seconds=30),
     )
+    # Who leaves before all have met would break their meeting.
+    distributed.barrier()
     try:
         result = work()
     except Exception as error:

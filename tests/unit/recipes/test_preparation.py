@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from distildet.errors import DistildetError
-from distildet.ops.processes import wait_for_all
 from distildet.recipes.preparation import prepare
 from distildet.recipes.progress import Silence
 from distildet.training.interruption import Interruption
@@ -14,8 +13,6 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(load_plain, in_proc
     recipe = load_plain("stages[0].batch_size=16")
 
     def work():
-        # Who leaves before all have met would break their meeting.
-        wait_for_all()
         prepare(
             recipe,
             out=tmp_path / "run",

@@ -7,7 +7,6 @@ from torch import nn
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.losses.adaptive import Adaptive
-from distildet.ops.processes import wait_for_all
 from distildet.recipes.stage_remarks import batch_norm_remarks, left_out_remarks, weight_remarks
 from distildet.training.loop import TrainResult
 from distildet.training.settings import TermSettings
@@ -68,12 +67,7 @@ def test_a_stage_that_took_every_step_says_nothing(student):
     ],
 )
 def test_batch_norm_that_learns_from_a_share_is_told(student, in_processes, batch_norm, expected):
-    def work():
-        # Who leaves before all have met would break their meeting.
-        wait_for_all()
-        return batch_norm_remarks(student, batch_norm, 8)
-
-    found = in_processes(work)
+    found = in_processes(lambda: batch_norm_remarks(student, batch_norm, 8))
 
     assert found == [expected, expected]
 
