@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distildet.cli.console import is_one_of_several, is_told_by_another, print_error, print_line
+from distildet.cli.console import is_one_of_several, print_error, print_line, speaks
 from distildet.cli.convert import convert
 from distildet.cli.demo import demo
 from distildet.cli.evaluate import evaluate
@@ -19,7 +19,6 @@ from distildet.cli.predict import predict
 from distildet.cli.run import run
 from distildet.errors import ConfigError, DistildetError, ResourceError
 
-EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 # The base of all faults of usage is private: typer has a copy of click of its own.
@@ -111,7 +110,7 @@ def _run() -> None:
 def _run_among_others() -> None:
     """Run the command so that help and faults of usage are printed once, not by each process."""
     with ExitStack() as unheard:
-        if is_told_by_another():
+        if not speaks():
             nowhere = unheard.enter_context(Path(os.devnull).open("w"))
             unheard.enter_context(redirect_stdout(nowhere))
         try:

@@ -26,13 +26,8 @@ def is_one_of_several() -> bool:
 
 
 def speaks() -> bool:
-    """Tell whether this process shows progress and results, as one of several does."""
-    return not is_one_of_several() or os.environ.get("RANK") == "0"
-
-
-def is_told_by_another() -> bool:
-    """Tell whether the first of several processes prints what this one would print likewise."""
-    return is_one_of_several() and os.environ.get("RANK", "0") != "0"
+    """Tell whether this process prints what all would print; everyone where no rank is known."""
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
 
 
 def print_line(text: str) -> None:

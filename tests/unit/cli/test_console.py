@@ -1,6 +1,6 @@
 import pytest
 
-from distildet.cli.console import Console, is_told_by_another, plain_text, speaks
+from distildet.cli.console import Console, plain_text, speaks
 
 
 def test_control_characters_of_names_become_visible():
@@ -53,9 +53,12 @@ def test_markup_in_messages_is_printed_as_it_is(text, capsys):
     ("environment", "expected"),
     [
         ({}, True),
+        ({"RANK": "1"}, True),
         ({"WORLD_SIZE": "1", "RANK": "0"}, True),
         ({"WORLD_SIZE": "2", "RANK": "0"}, True),
         ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+        # Nobody knows who is first, so that everybody speaks.
+        ({"WORLD_SIZE": "2"}, True),
     ],
 )
 def test_of_several_processes_the_first_speaks(monkeypatch, environment, expected):
@@ -63,21 +66,3 @@ def test_of_several_processes_the_first_speaks(monkeypatch, environment, expecte
         monkeypatch.setenv(name, value)
 
     assert speaks() is expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, False),
-        ({"RANK": "1"}, False),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, False),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, True),
-        # Nobody knows who is first, so that everybody speaks.
-        ({"WORLD_SIZE": "2"}, False),
-    ],
-)
-def test_only_the_others_of_several_leave_it_to_the_first(monkeypatch, environment, expected):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    assert is_told_by_another() is expected

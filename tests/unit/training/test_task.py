@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from distildet.classes import ClassList
-from distildet.detectors.faster_rcnn import FasterRCNN
-from distildet.detectors.fcos import FCOS
-from distildet.detectors.retinanet import RetinaNet
+from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError
 from distildet.training.task import Task, backward, split_batch
 
@@ -43,45 +41,29 @@ def test_the_total_is_the_sum_of_the_parts(student, batch_of):
     assert losses.total.item() == pytest.approx(sum(v.item() for v in losses.parts.values()))
 
 
-def make_retinanet():
-    return RetinaNet(
-        ClassList(("a", "b")),
-        backbone="test_efficientnet",
-        image_size=32,
-        backbone_levels=("C3", "C4"),
-        extra_levels=0,
-        neck_channels=8,
-        head_depth=1,
-        anchor_scale=2.0,
-    )
+SMALL = {
+    "backbone": "test_efficientnet",
+    "image_size": 32,
+    "backbone_levels": ("C3", "C4"),
+    "extra_levels": 0,
+    "neck_channels": 8,
+}
+OPTIONS = {
+    "retinanet": {"head_depth": 1, "anchor_scale": 2.0},
+    "fcos": {"head_depth": 1},
+    "faster_rcnn": {
+        "anchor_scale": 2.0,
+        "proposal_samples": 20,
+        "train_proposals": 30,
+        "region_samples": 12,
+        "region_channels": 16,
+    },
+}
 
 
-def make_fcos():
-    return FCOS(
-        ClassList(("a", "b")),
-        backbone="test_efficientnet",
-        image_size=32,
-        backbone_levels=("C3", "C4"),
-        extra_levels=0,
-        neck_channels=8,
-        head_depth=1,
-    )
-
-
-def make_faster_rcnn():
-    return FasterRCNN(
-        ClassList(("a", "b")),
-        backbone="test_efficientnet",
-        image_size=32,
-        backbone_levels=("C3", "C4"),
-        extra_levels=0,
-        neck_channels=8,
-        anchor_scale=2.0,
-        proposal_samples=20,
-        train_proposals=30,
-        region_samples=12,
-        region_channels=16,
-    )
+def make_detector(family):
+    torch.manual_seed(0)
+    return build_detector(family, classes=ClassList(("a", "b")), **SMALL, **OPTIONS[family])
 
 
 def gradients_of(task, batch, targets, parts):
@@ -91,10 +73,9 @@ def gradients_of(task, batch, targets, parts):
     return losses, {n: p.grad.clone() for n, p in task.named_parameters() if p.requires_grad}
 
 
-@pytest.fixture(params=[make_retinanet, make_fcos, make_faster_rcnn])
+@pytest.fixture(params=sorted(OPTIONS))
 def of_any_family(request):
-    torch.manual_seed(0)
-    student = request.param().train()
+    student = make_detector(request.param).train()
     student.freeze_batch_norm()
     return student
 
@@ -131,8 +112,7 @@ def test_a_distilled_batch_equals_its_micro_batches(distilling, batch_of, weight
 
 def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
     batch, targets = batch_of(0)
-    torch.manual_seed(0)
-    student = make_fcos().train()
+    student = make_detector("fcos").train()
     alone, counted = Task(copy.deepcopy(student)), Task(student)
     for piece, piece_targets in split_batch(batch, targets, 2):
         alone(piece, piece_targets)
@@ -146,7 +126,7 @@ def test_the_pass_that_counts_leaves_no_trace_in_batch_norm(batch_of):
 
 def test_micro_batches_draw_the_same_regions_after_other_draws(batch_of):
     torch.manual_seed(0)
-    student = make_faster_rcnn().train()
+    student = make_detector("faster_rcnn").train()
     student.freeze_batch_norm()
 
     def draw_as_dropout_does(module, pixels):
@@ -165,7 +145,7 @@ def test_micro_batches_draw_the_same_regions_after_other_draws(batch_of):
 def test_a_micro_batch_draws_what_it_drew_while_it_was_counted_and_no_other_draws_so(
     batch_of,
 ):
-    student, drawn = make_fcos(), []
+    student, drawn = make_detector("fcos"), []
     student.backbone.register_forward_pre_hook(
         lambda module, args: drawn.append(torch.rand(()).item())
     )
