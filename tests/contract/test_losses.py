@@ -78,6 +78,19 @@ def test_a_loss_of_priors_keeps_its_contract(name, options, family):
     check_loss(name, make_student(family), teacher, options=options)
 
 
+@pytest.mark.parametrize("options", [{}, {"form": "official"}])
+def test_a_loss_of_regions_keeps_its_contract(options):
+    # More classes and channels, another pyramid; the teacher judges the student's regions.
+    student = make_detector(
+        "faster_rcnn", classes=("car",), levels=("C3", "C4"), channels=8, **REGION_HEAD
+    )
+    teacher = make_detector(
+        "faster_rcnn", classes=("bus", "car"), levels=("C2", "C3"), channels=16, **REGION_HEAD
+    )
+
+    check_loss("adaptive", student, teacher, options=options)
+
+
 @pytest.mark.parametrize("name", LOSSES.names())
 def test_a_loss_has_every_slot_of_its_docstring(name):
     text = LOSSES.get(name).__doc__

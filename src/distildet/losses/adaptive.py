@@ -8,15 +8,22 @@ import torch
 from torch import Tensor
 
 from distildet.classes import map_labels
-from distildet.errors import ClassMapError, ConfigError, nearest_names
+from distildet.errors import ClassMapError, ConfigError, MissingPartError, nearest_names
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
+from distildet.losses.compared_places import (
+    comparable_priors,
+    comparable_regions,
+    priors_taking_part,
+    regions_taking_part,
+)
+from distildet.ops.adaptive_region_sums import adaptive_region_sums
 from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
 from distildet.ops.reduce import batch_share, batch_total
 from distildet.specs import DetectorSpec
 from distildet.structures import (
     DENSE,
     FEATURES_NECK,
-    DensePrediction,
+    REGIONS,
     DetectorOutput,
     ImageBatch,
     Targets,
@@ -27,27 +34,39 @@ LEAST_OF_AN_IMAGE = 1.0
 # The options of a detector that say where and how large its priors are begin so.
 _PRIOR_OPTIONS = "anchor_"
 
+_OF_PRIORS = Needs(student=frozenset({DENSE}), teacher=frozenset({DENSE}))
+_OF_REGIONS = Needs(
+    student=frozenset({REGIONS}), teacher=frozenset({REGIONS}), given=frozenset({REGIONS})
+)
+
 
 @LOSSES.register("adaptive")
 class Adaptive(DistillationLoss):
-    """Pushes each class probability of the student, prior by prior, towards the teacher's.
+    """Pushes the class probabilities of the student, place by place, towards the teacher's.
 
-    Nearly all of the many priors of a dense head are easy background. A prediction counts more
-    where student and teacher disagree (hard to mimic) and where the teacher itself is undecided
-    (hard to learn). No box is needed, so unlabeled images teach as labeled ones do. It does not
-    help to place boxes.
+    The places are the priors of dense heads or, of two-stage detectors, the regions that the
+    student learns from, which the teacher's region head judges too. Nearly all are easy
+    background. A prediction counts more where student and teacher disagree (hard to mimic) and
+    where the teacher itself is undecided (hard to learn). No box is needed, so unlabeled images
+    teach as labeled ones do. It does not help to place boxes.
 
     Formula:
         L = 1/N Σ A · KL                 form "paper"
         L = 1/N Σ A · (KL + T) / 2       form "official"
         A = (1 - exp(-(KL + beta T)))^gamma,  N = max(Σ q^theta, number of images)
-        Σ: images, levels, priors and classes; KL: of the student's probability (sigmoid) from the
-        teacher's q; T: entropy of q. Left out are priors whose centre lies in the padding or in an
-        ignore region drawn by a human, and classes that only one of the two knows.
+        Dense heads: Σ: images, levels, priors and classes; KL: of the student's probability
+        (sigmoid) from the teacher's q; T: entropy of q.
+        Region heads: Σ: images and regions; KL: of the student's probabilities (softmax over
+        background and classes) from the teacher's q; T: entropy of q, times log 2 / log(1+k) so
+        that it is at most log 2 as above; N has 1 - q(background) for q.
+        Left out are priors and regions whose centre lies in the padding or in an ignore region
+        drawn by a human, and classes that only one of the two knows: a softmax is over
+        background and the common classes.
 
     Needs:
-        student: dense · teacher: dense · the same priors on both sides, sigmoid heads · class
-        lists may differ, at least one name must be common · boxes of targets not used
+        student: dense · teacher: dense · the same priors on both sides, sigmoid heads; or
+        student: regions · teacher: regions, given the student's · class lists may differ, at
+        least one name must be common · boxes of targets not used
 
     Args:
         student: Facts of the student; levels, anchors and classes are read here.
@@ -60,7 +79,8 @@ class Adaptive(DistillationLoss):
             background less.
 
     Shape:
-        logits per level [b n k_s] of the student, [b n k_t] of the teacher, with equal n.
+        logits per level [b n k_s] of the student, [b n k_t] of the teacher, with equal n; of
+        regions per image [n 1+k_s] and [n 1+k_t].
 
     Returns:
         "classification": scalar in nats, >= 0, unweighted, float32; in the form "paper" 0 where
@@ -68,13 +88,15 @@ class Adaptive(DistillationLoss):
         whole batch, micro-batches and processes included; N is at least 1 an image.
 
     Gradient:
-        To the student only, through the weight A too; none through N. It has no gradient itself.
+        To the student only, through the weight A too; none through N, nor to where the regions
+        are. That of a dense head has no gradient itself.
 
     Raises:
-        MissingPartError: One of the two has no dense head.
+        MissingPartError: The two have not the same kind of head, dense or region.
         ClassMapError: The two have no class in common.
         ConfigError: Their priors differ, or an option has no meaning. In `forward`: the outputs
             differ in levels or priors, or are no sigmoid logits.
+        ValueError: In `forward`: the teacher judged other regions than the student's.
 
     Source:
         Tang et al., "Learning Efficient Detector with Semi-supervised Adaptive Distillation",
@@ -83,10 +105,11 @@ class Adaptive(DistillationLoss):
         Checked against: values by hand, a loop in float64, and the closed form of the gradient.
         Differs: from logits, not stored probabilities; N over the whole batch, at least 1 an image
         (theirs: over one GPU, at least 1), without what is left out; the priors that their program
-        leaves out are those near a box's border (overlap 0.4 to 0.5), which here take part.
+        leaves out are those near a box's border (overlap 0.4 to 0.5), which here take part. Of
+        region heads the paper says nothing: T, N and background are ours.
     """
 
-    needs = Needs(student=frozenset({DENSE}), teacher=frozenset({DENSE}))
+    needs = _OF_PRIORS
     # The form "paper" alone is.
     is_zero_at_equality = False
 
@@ -103,18 +126,27 @@ class Adaptive(DistillationLoss):
         gamma: float = 2.0,
         theta: float = 1.8,
     ) -> None:
+        _check_heads(student, teacher)
         super().__init__(student, teacher)
         _check_options(form, beta=beta, gamma=gamma, theta=theta)
-        _check_priors(student, teacher)
         own, guide = _common_labels(student, teacher)
+        self.are_all_compared = _are_all(own, student) and _are_all(guide, teacher)
+        if self.needs == _OF_REGIONS:
+            own, guide = _with_background(own), _with_background(guide)
+        else:
+            _check_priors(student, teacher)
         # Not in checkpoints: the class lists say them.
         self.register_buffer("own_labels", torch.tensor(own), persistent=False)
         self.register_buffer("guide_labels", torch.tensor(guide), persistent=False)
-        self.are_all_compared = _are_all(own, student) and _are_all(guide, teacher)
         self.form: AdaptiveForm = form
         self.beta = beta
         self.gamma = gamma
         self.theta = theta
+
+    @classmethod
+    def needs_of(cls, student: DetectorSpec, teacher: DetectorSpec) -> Needs:
+        """Return regions where both detectors have them, else dense predictions."""
+        return _OF_REGIONS if REGIONS in student.parts & teacher.parts else _OF_PRIORS
 
     def forward(
         self,
@@ -124,13 +156,49 @@ class Adaptive(DistillationLoss):
         targets: Sequence[Targets],
     ) -> dict[str, Tensor]:
         """Return "classification"; see `DistillationLoss.forward`."""
-        own, guide = _comparable(student.dense, teacher.dense)
+        sums = self._region_sums if self.needs == _OF_REGIONS else self._prior_sums
+        value, mass = sums(student, teacher, batch, targets)
+        images = mass.new_tensor(LEAST_OF_AN_IMAGE * len(batch))
+        total, least = batch_total(torch.stack([mass, images]))
+        return {"classification": value / (torch.maximum(total, least) * batch_share())}
+
+    def _region_sums(
+        self,
+        student: DetectorOutput,
+        teacher: DetectorOutput,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+    ) -> tuple[Tensor, Tensor]:
+        own_regions, guide_regions = comparable_regions(student.regions, teacher.regions)
+        chosen = regions_taking_part(own_regions.proposals, batch, targets)
+        own, guide = torch.cat(own_regions.logits), torch.cat(guide_regions.logits)  # [m 1+k]
+        if not self.are_all_compared:
+            own = own.index_select(1, self.own_labels)
+            guide = guide.index_select(1, self.guide_labels)
+        value, mass = adaptive_region_sums(
+            own[chosen],
+            guide[chosen],
+            form=self.form,
+            beta=self.beta,
+            gamma=self.gamma,
+            theta=self.theta,
+        )
+        return value.float(), mass.float()
+
+    def _prior_sums(
+        self,
+        student: DetectorOutput,
+        teacher: DetectorOutput,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+    ) -> tuple[Tensor, Tensor]:
+        own, guide = comparable_priors(student.dense, teacher.dense)
         labels = None if self.are_all_compared else (self.own_labels, self.guide_labels)
         sums = [
             adaptive_sums(
                 logits,
                 teacher_logits,
-                _taking_part(priors, batch, targets),
+                priors_taking_part(priors, batch, targets),
                 form=self.form,
                 beta=self.beta,
                 gamma=self.gamma,
@@ -142,9 +210,21 @@ class Adaptive(DistillationLoss):
             )
         ]
         value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
-        images = mass.new_tensor(LEAST_OF_AN_IMAGE * len(batch))
-        total, least = batch_total(torch.stack([mass, images]))
-        return {"classification": value / (torch.maximum(total, least) * batch_share())}
+        return value, mass
+
+
+def _check_heads(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Refuse a pair of which the one has a dense and the other a region head.
+
+    Raises:
+        MissingPartError: That is so.
+    """
+    if {student.head, teacher.head} == {"dense", "region"}:
+        raise MissingPartError(
+            f"the student {student.family!r} has a {student.head} head, the teacher "
+            f"{teacher.family!r} a {teacher.head} head. Accepted: dense heads of the same family, "
+            "or region heads, on both sides."
+        )
 
 
 def _check_options(form: AdaptiveForm, **numbers: float) -> None:
@@ -205,55 +285,10 @@ def _common_labels(student: DetectorSpec, teacher: DetectorSpec) -> tuple[list[i
     return [own for own, _ in pairs], [guide for _, guide in pairs]
 
 
+def _with_background(labels: Sequence[int]) -> list[int]:
+    """Return the columns of a region head that stand for background and these labels."""
+    return [0, *(1 + label for label in labels)]
+
+
 def _are_all(labels: Sequence[int], spec: DetectorSpec) -> bool:
     return list(labels) == list(range(len(spec.classes)))
-
-
-def _comparable(
-    own: DensePrediction | None, guide: DensePrediction | None
-) -> tuple[DensePrediction, DensePrediction]:
-    """Return the predictions of both after checking that they stand for the same priors."""
-    if own is None or guide is None:
-        raise ValueError("The loss 'adaptive' needs the part 'dense' of student and teacher.")
-    if own.activation != "sigmoid" or guide.activation != "sigmoid":
-        raise ConfigError(
-            f"loss 'adaptive': the activation of the student's logits is {own.activation}, of the "
-            f"teacher's {guide.activation}. Accepted: sigmoid on both sides."
-        )
-    found, wanted = _prior_counts(own), _prior_counts(guide)
-    if found != wanted:
-        raise ConfigError(
-            f"loss 'adaptive': the student has {found} priors on its levels, the teacher {wanted} "
-            "on the same images. Both must have the same; take a student with the teacher's "
-            "backbone levels and anchors."
-        )
-    return own, guide
-
-
-def _prior_counts(prediction: DensePrediction) -> list[int]:
-    return [logits.shape[1] for logits in prediction.logits]
-
-
-def _taking_part(priors: Tensor, batch: ImageBatch, targets: Sequence[Targets]) -> Tensor:
-    """Return [b n], whether a prior's centre is on the image and not where a human said "ignore".
-
-    In ignore regions of a teacher only its detections were too weak to be boxes; what it says
-    there is what shall be learned.
-    """
-    centers = (priors[:, :2] + priors[:, 2:]) / 2  # [n 2], x and y
-    ends = batch.sizes.to(priors.device).flip(1)  # [b 2], width and height
-    shown = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)  # [b n]
-    ignored = [
-        _lie_inside(centers, target.ignore)
-        if target.origin == "human"
-        else torch.zeros_like(shown[0])
-        for target in targets
-    ]
-    return shown & ~torch.stack(ignored)
-
-
-def _lie_inside(points: Tensor, regions: Tensor) -> Tensor:
-    """Return which points [n] lie strictly inside one of the regions."""
-    after_start = (points[:, None] > regions[:, :2]).all(2)  # [n m]
-    before_end = (points[:, None] < regions[:, 2:]).all(2)
-    return (after_start & before_end).any(1)

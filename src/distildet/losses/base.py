@@ -1,7 +1,7 @@
 """The contract of a distillation loss: two specs and options in, named unweighted parts out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,10 +23,13 @@ class Needs:
     Args:
         student: Of the student's output.
         teacher: Of the teacher's output.
+        given: Of the student's output, those that the teacher is given to work on in place of its
+            own, such as regions that its head shall judge.
     """
 
     student: frozenset[str]
     teacher: frozenset[str]
+    given: frozenset[str] = frozenset()
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -36,7 +39,7 @@ class DistillationLoss(nn.Module, ABC):
     default. Projectors are submodules: they are trained with the student and never exported.
 
     Class attributes:
-        needs: The parts that `forward` reads.
+        needs: The parts that `forward` reads; of an object those that it reads of its pair.
         is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same.
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
@@ -49,12 +52,13 @@ class DistillationLoss(nn.Module, ABC):
         MissingPartError: Student or teacher does not have a part in `needs`.
     """
 
-    needs: ClassVar[Needs]
+    needs: Needs
     is_zero_at_equality: ClassVar[bool] = False
     counts_over_batch: ClassVar[bool] = True
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()
+        self.needs = self.needs_of(student, teacher)
         faults = [
             f"the {role} {spec.family!r} does not have {', '.join(sorted(needed - spec.parts))} "
             f"(it has {', '.join(sorted(spec.parts))})"
@@ -66,6 +70,20 @@ class DistillationLoss(nn.Module, ABC):
         ]
         if faults:
             raise MissingPartError(f"{' and '.join(faults)}.")
+
+    @classmethod
+    def needs_of(
+        cls,
+        student: DetectorSpec,  # noqa: ARG003 - a loss for several kinds of heads asks
+        teacher: DetectorSpec,  # noqa: ARG003 - likewise
+    ) -> Needs:
+        """Return the parts that `forward` reads of a pair; `needs`, where every pair is alike.
+
+        Args:
+            student: Facts of the student.
+            teacher: Facts of the teacher.
+        """
+        return cls.needs
 
     @abstractmethod
     def forward(
@@ -83,6 +101,17 @@ class DistillationLoss(nn.Module, ABC):
             batch: The images that both have seen.
             targets: One an image, batch frame; boxes of people or pseudo labels, or none.
         """
+
+
+def given_to_teacher(needs: Iterable[Needs], student: DetectorOutput) -> dict[str, Any]:
+    """Return what a teacher is given to work on: the argument `given` of its forward pass.
+
+    Args:
+        needs: Of the losses that read the teacher's output.
+        student: What the student said about the same batch, with the parts that they need of it.
+    """
+    parts = frozenset[str]().union(*(one.given for one in needs))
+    return {part: getattr(student, part) for part in parts}
 
 
 def misfit(

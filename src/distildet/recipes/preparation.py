@@ -230,9 +230,9 @@ def _refuse_misfits(
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)
-            if stage.teacher_cache is not None:
-                refuse_uncached(term.loss)
             teacher = context.teachers[0].detector.spec
+            if stage.teacher_cache is not None:
+                refuse_uncached(term.loss, student, teacher)
             reason = misfit(term.loss, student, teacher, term.options)
             if reason is not None:
                 raise ConfigError(reason)

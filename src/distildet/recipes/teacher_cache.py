@@ -13,7 +13,7 @@ from distildet.data.loader import Draw, Stream
 from distildet.data.transforms import Augmentation
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
-from distildet.losses.base import LOSSES
+from distildet.losses.base import LOSSES, misfit
 from distildet.ops.shared_work import on_first
 from distildet.pseudolabels.cached_teacher import CACHED_PARTS, CachedTeacher
 from distildet.pseudolabels.dense_store import DenseStore
@@ -21,28 +21,37 @@ from distildet.pseudolabels.manifest import Manifest
 from distildet.recipes.cache_filling import CacheFilling
 from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.run_context import RunContext
+from distildet.specs import DetectorSpec
 
 CACHE = "teacher-cache"
 SHARD_SIZE, SHARD_BYTES = 64, 256_000_000
 """Views and bytes of a shard at most: what a kill can cost, and a third of the memory it takes."""
 
 
-def refuse_uncached(loss: str) -> None:
+def refuse_uncached(loss: str, student: DetectorSpec, teacher: DetectorSpec) -> None:
     """Make sure that a loss needs nothing of the teacher but what is stored.
 
     Args:
         loss: A registered name.
+        student: Facts of the student.
+        teacher: Facts of the teacher.
 
     Raises:
-        ConfigError: It needs more.
+        ConfigError: It needs more of this pair.
     """
-    more = LOSSES.get(loss).needs.teacher - CACHED_PARTS
+    more = LOSSES.get(loss).needs_of(student, teacher).teacher - CACHED_PARTS
     if more:
-        fitting = [n for n in LOSSES.names() if LOSSES.get(n).needs.teacher <= CACHED_PARTS]
+        fitting = [
+            name
+            for name in LOSSES.names()
+            if LOSSES.get(name).needs_of(student, teacher).teacher <= CACHED_PARTS
+            and misfit(name, student, teacher, {}) is None
+        ]
+        advice = f", or take a loss that needs no more: {', '.join(fitting)}" if fitting else ""
         raise ConfigError(
             f"teacher_cache keeps nothing of the teacher but its part {', '.join(CACHED_PARTS)!r}, "
-            f"and the loss {loss!r} needs its {', '.join(sorted(more))}. Remove teacher_cache, or "
-            f"take a loss that needs no more: {', '.join(fitting)}."
+            f"and the loss {loss!r} needs its {', '.join(sorted(more))}. Remove "
+            f"teacher_cache{advice}."
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distildet import structures
 from distildet.detectors.base import Detector
-from distildet.losses.base import LOSSES, DistillationLoss
+from distildet.losses.base import LOSSES, DistillationLoss, given_to_teacher
 from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.registry import Registry
 from distildet.structures import DetectorOutput, ImageBatch, Origin, Targets
@@ -46,8 +46,16 @@ class _Case:
         targets = self.targets if targets is None else targets
         student = self.student(batch, targets, want=self.loss.needs.student)
         with torch.no_grad():
-            teacher = self.teacher(batch, want=self.loss.needs.teacher)
+            teacher = self.guide(batch, student, want=self.loss.needs.teacher)
         return student, teacher
+
+    def guide(
+        self, batch: ImageBatch, student: DetectorOutput, *, want: frozenset[str]
+    ) -> DetectorOutput:
+        """Return what the teacher says about a batch and what it is given of the student."""
+        given = given_to_teacher([self.loss.needs], student)
+        output: DetectorOutput = self.teacher(batch, want=want, given=given)
+        return output
 
     def value(
         self, batch: ImageBatch | None = None, targets: Sequence[Targets] | None = None
@@ -227,7 +235,9 @@ def _reads_what_it_needs(case: _Case) -> bool:
     with torch.no_grad():
         student = case.student(case.batch, case.targets, want=case.student.spec.parts)
         # Labels of the targets are the student's: the teacher has no loss of its own.
-        teacher = case.teacher(case.batch, want=case.teacher.spec.parts - {structures.LOSSES})
+        teacher = case.guide(
+            case.batch, student, want=case.teacher.spec.parts - {structures.LOSSES}
+        )
         outputs = RecordedOutput(student), RecordedOutput(teacher)
         case.loss(*outputs, case.batch, case.targets)
     needs = case.loss.needs

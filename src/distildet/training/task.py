@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
+from distildet.losses.base import given_to_teacher
 from distildet.ops.draws import (
     draw_seed,
     generator_states,
@@ -89,7 +90,7 @@ class Task(nn.Module):
             output: DetectorOutput = self.student(batch, targets, want=wanted)
         total = sum(output.losses.values(), start=batch.pixels.new_zeros(()))
         parts, factors = dict(output.losses), {}
-        guide = self._guide(batch, terms)
+        guide = self._guide(batch, terms, output)
         for term in terms:
             value: TermValue = term(output, guide, batch, targets, progress=self.progress)
             total = total + value.weighted
@@ -135,13 +136,18 @@ class Task(nn.Module):
         ]
 
     @torch.no_grad()
-    def _guide(self, batch: ImageBatch, terms: Sequence[Term]) -> DetectorOutput:
+    def _guide(
+        self, batch: ImageBatch, terms: Sequence[Term], student: DetectorOutput
+    ) -> DetectorOutput:
         """Return what the terms need of the teacher, from one pass."""
-        needed = frozenset[str]().union(*(term.loss.needs.teacher for term in terms))
+        needs = [term.loss.needs for term in terms]
+        needed = frozenset[str]().union(*(one.teacher for one in needs))
         if self.teacher is None or not needed:
             return DetectorOutput()
         with network_precision(batch.pixels.device, self.precision):
-            output: DetectorOutput = self.teacher(batch, want=needed)
+            output: DetectorOutput = self.teacher(
+                batch, want=needed, given=given_to_teacher(needs, student)
+            )
         return output
 
 

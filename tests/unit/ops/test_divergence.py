@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distildet.ops.divergence import binary_entropy, binary_kl
+from distildet.ops.divergence import binary_entropy, binary_kl, softmax_entropy, softmax_kl
 
 LOGITS = st.floats(-12, 12)
 EXTREME = torch.tensor([-1e4, -200.0, -90.0, -20.0, -1.0, 0.0, 3.0, 17.0, 60.0, 1e4])
@@ -96,3 +96,75 @@ def test_the_teacher_gets_no_gradient():
 
     assert student.grad.all()
     assert teacher.grad is None
+
+
+# Choices between several columns
+
+
+def test_the_entropy_of_choices_by_hand():
+    # Of 1/2, 1/4, 1/4: 3/2 log 2, of at most log 3; certain; of four equal ones the most.
+    logits = torch.tensor([[math.log(2), 0.0, 0.0], [1e4, 0.0, -1e4]])
+
+    assert softmax_entropy(logits).tolist() == pytest.approx([1.039721 / 1.098612 * 0.693147, 0.0])
+    assert softmax_entropy(torch.zeros(1, 4)).item() == pytest.approx(0.693147)
+
+
+def test_the_divergence_of_choices_by_hand():
+    # p = 1/2, 1/4, 1/4, q = 1/3 each: 1/3 (log 2/3 + 2 log 4/3) = 0.056633; the other way round
+    # 1/2 log 3/2 + 1/2 log 3/4 = 0.058892.
+    one, other = torch.tensor([[math.log(2), 0.0, 0.0]]), torch.zeros(1, 3)
+
+    assert softmax_kl(one, other).item() == pytest.approx(0.056633, rel=1e-4)
+    assert softmax_kl(other, one).item() == pytest.approx(0.058892, rel=1e-4)
+
+
+@given(student=LOGITS, teacher=LOGITS)
+def test_choices_between_two_are_yes_or_no(student, teacher):
+    own, guide = torch.tensor([[[0.0, student]], [[0.0, teacher]]], dtype=torch.float64)
+
+    torch.testing.assert_close(softmax_kl(own, guide), binary_kl(own, guide)[:, 1])
+    torch.testing.assert_close(softmax_entropy(guide), binary_entropy(guide)[:, 1])
+
+
+def test_the_divergence_of_choices_equals_torchs():
+    torch.manual_seed(0)
+    own, guide = 3 * torch.randn(2, 20, 5, dtype=torch.float64)
+
+    expected = torch.nn.functional.kl_div(
+        own.log_softmax(1), guide.log_softmax(1), reduction="none", log_target=True
+    )
+
+    torch.testing.assert_close(softmax_kl(own, guide), expected.sum(1))
+
+
+def test_a_divergence_of_choices_lost_in_rounding_is_not_negative_and_has_a_gradient():
+    torch.manual_seed(0)
+    guide = torch.randn(1000, 5)
+    logits = (guide + 1e-4 * torch.randn(1000, 5)).requires_grad_()
+
+    value = softmax_kl(logits, guide)
+    value.sum().backward()
+
+    assert value.min() >= 0
+    assert logits.grad.any(1).all()
+
+
+def test_choices_of_extreme_logits_are_finite():
+    torch.manual_seed(0)
+    own, guide = torch.randn(2, 100, 4).sign() * 1e4
+    own.requires_grad_()
+
+    value = softmax_kl(own, guide)
+    value.sum().backward()
+
+    assert value.isfinite().all()
+    assert own.grad.isfinite().all()
+    assert softmax_entropy(guide).isfinite().all()
+
+
+def test_the_divergence_of_choices_gives_the_teacher_no_gradient():
+    own, guide = torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+
+    softmax_kl(own, guide).sum().backward()
+
+    assert guide.grad is None

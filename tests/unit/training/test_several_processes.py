@@ -84,6 +84,7 @@ def train(trainer, shares):
         ("retinanet", {"loss": "feature-imitation"}, {"accumulate": 2}),
         ("faster_rcnn", {}, {}),
         ("faster_rcnn", {}, {"accumulate": 2}),
+        ("faster_rcnn", {"loss": "adaptive"}, {"accumulate": 2}),
     ],
 )
 def test_two_processes_train_as_one(in_processes, train, tmp_path, family, term, settings):

@@ -6,7 +6,10 @@ import torch
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError
+from distildet.losses.adaptive import Adaptive
+from distildet.training.settings import TermSettings
 from distildet.training.task import Task, backward, split_batch
+from distildet.training.terms import Term
 
 CPU = torch.device("cpu")
 
@@ -191,22 +194,66 @@ def test_a_batch_without_any_box_gives_every_trainable_weight_a_gradient(student
 
 
 class Watched(torch.nn.Module):
-    """A detector that notes what each pass was asked for, and whether it had a gradient."""
+    """A detector that notes what its passes were asked for and given, and if with a gradient."""
 
     def __init__(self, detector):
         super().__init__()
         self.detector = detector
         self.spec = detector.spec
         self.passes = []
+        self.given = []
 
-    def forward(self, batch, targets=None, *, want):
+    def forward(self, batch, targets=None, *, want, given=None):
         self.passes.append((sorted(want), targets is not None, torch.is_grad_enabled()))
-        return self.detector(batch, targets, want=want)
+        self.given.append(given)
+        return self.detector(batch, targets, want=want, given=given)
 
 
 def watch(task):
     task.student, task._teacher = Watched(task.student), (Watched(task.teacher),)
     return task
+
+
+def make_task_of_regions():
+    torch.manual_seed(0)
+    student, teacher = make_faster_rcnn(), make_faster_rcnn()
+    term = TermSettings(loss="adaptive")
+    loss = Adaptive(student.spec, teacher.spec)
+    return Task(student, teacher, [Term("adaptive", loss, term, steps=4)])
+
+
+def test_the_teacher_judges_the_regions_that_the_student_learns_from(batch_of):
+    task = watch(make_task_of_regions().train())
+
+    task(*batch_of(0))
+
+    [given] = task.teacher.given
+    assert task.student.passes == [(["losses", "regions"], True, True)]
+    assert task.teacher.passes == [(["regions"], False, False)]
+    assert given.keys() == {"regions"}
+    # A few of the test proposals: region_samples is 12.
+    assert [len(boxes) for boxes in given["regions"].proposals] == [12] * 4
+
+
+def test_a_teacher_whose_terms_read_no_regions_is_given_nothing(distilling, batch_of):
+    task = watch(distilling())
+
+    task(*batch_of(0))
+
+    assert task.teacher.given == [{}]
+
+
+def test_a_batch_whose_regions_are_compared_equals_its_micro_batches(batch_of):
+    batch, targets = batch_of(0, images=8)
+    task = make_task_of_regions().train()
+    task.student.freeze_batch_norm()
+
+    whole_losses, whole = gradients_of(task, batch, targets, 1)
+    losses, accumulated = gradients_of(task, batch, targets, 3)
+
+    assert whole_losses["adaptive.classification"] > 0
+    torch.testing.assert_close(losses, whole_losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
 
 
 def test_the_total_has_each_term_times_its_factor(distilling, batch_of):

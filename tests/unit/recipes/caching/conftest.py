@@ -17,6 +17,7 @@ from distildet.data.loader import (
 )
 from distildet.data.transforms import Augmentation
 from distildet.detectors.bundle import save_detector
+from distildet.detectors.faster_rcnn import FasterRCNN
 from distildet.detectors.fcos import FCOS
 from distildet.detectors.retinanet import RetinaNet
 from distildet.recipes.cache_schema import TeacherCacheConfig
@@ -93,6 +94,12 @@ def bundle(folder, family):
 def teachers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
     return {family: bundle(folder / family, family) for family in ("retinanet", "fcos")}
+
+
+@pytest.fixture
+def region_detector():
+    options = {name: value for name, value in SMALL.items() if name != "head_depth"}
+    return FasterRCNN(CLASSES, region_channels=8, **options)
 
 
 @pytest.fixture

@@ -13,16 +13,30 @@ from distildet.recipes.teacher_cache import CACHE, refuse_uncached
 from distildet.recipes.train_stage import run_train_stage
 
 
-def test_losses_that_need_more_are_refused_by_name():
+def test_losses_that_need_more_are_refused_with_those_that_fit(teachers):
+    spec = teachers["retinanet"].detector.spec
+
     with pytest.raises(
         ConfigError,
-        match=r"'dense', and the loss 'feature-imitation' needs its features\.neck.*: adaptive",
+        match=r"'dense', and the loss 'feature-imitation' needs its features\.neck\. Remove "
+        r"teacher_cache, or take a loss that needs no more: adaptive\.$",
     ):
-        refuse_uncached("feature-imitation")
+        refuse_uncached("feature-imitation", spec, spec)
 
 
-def test_losses_that_need_no_more_pass():
-    refuse_uncached("adaptive")
+def test_a_loss_that_needs_regions_of_this_pair_is_refused(region_detector):
+    spec = region_detector.spec
+
+    with pytest.raises(
+        ConfigError, match=r"the loss 'adaptive' needs its regions\. Remove teacher_cache\.$"
+    ):
+        refuse_uncached("adaptive", spec, spec)
+
+
+def test_losses_that_need_no_more_pass(teachers):
+    spec = teachers["retinanet"].detector.spec
+
+    refuse_uncached("adaptive", spec, spec)
 
 
 def train(context, folder, steps=4):
