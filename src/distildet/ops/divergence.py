@@ -69,13 +69,12 @@ def softmax_entropy(logits: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> softmax_entropy(torch.tensor([[0.0, 0.0, 0.0], [0.0, 100.0, 0.0]]))
+        >>> softmax_entropy(torch.tensor([[0.0, 0.0, 0.0], [0.0, 1e4, 0.0]]))
         tensor([0.6931, 0.0000])
     """
     logs = F.log_softmax(logits, dim=1)
-    entropy = -(logs.exp() * logs).sum(1)  # [n]
-    # Rounding can leave -0 of certainty.
-    return entropy.clamp(min=0) * (math.log(2) / math.log(logits.shape[1]))
+    entropy = (logs.exp() * -logs).sum(1)  # [n]
+    return entropy * (math.log(2) / math.log(logits.shape[1]))
 
 
 def softmax_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:

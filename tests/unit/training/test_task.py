@@ -235,6 +235,17 @@ def test_the_teacher_judges_the_regions_that_the_student_learns_from(batch_of):
     assert [len(boxes) for boxes in given["regions"].proposals] == [12] * 4
 
 
+def test_a_teacher_of_equal_weights_says_of_the_students_regions_what_the_student_says(batch_of):
+    task = make_task_of_regions().train()
+    task.student.freeze_batch_norm()
+    task.teacher.load_state_dict(task.student.state_dict())
+
+    parts = task(*batch_of(0)).parts
+
+    assert parts["adaptive.classification"].item() == pytest.approx(0, abs=1e-6)
+    assert parts["classification"] > 0
+
+
 def test_a_teacher_whose_terms_read_no_regions_is_given_nothing(distilling, batch_of):
     task = watch(distilling())
 
