@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from distildet.errors import ConfigError, MissingPartError
-from distildet.losses.base import LOSSES, misfit
+from distildet.losses.base import LOSSES, Needs, given_to_teacher, misfit
 from distildet.losses.feature_imitation import FeatureImitation
+from distildet.structures import DetectorOutput, RegionPrediction
 
 
 def test_importing_the_package_registers_every_loss():
@@ -58,3 +59,22 @@ def test_asking_for_a_misfit_draws_no_random_numbers(spec_of):
 def test_an_unknown_loss_is_refused_with_the_nearest_name(spec_of):
     with pytest.raises(ConfigError, match="Did you mean 'feature-imitation'"):
         misfit("feature-limitation", spec_of({"P3": 2}), spec_of({"P3": 2}), {})
+
+
+def test_a_loss_needs_of_every_pair_what_its_class_says_by_default(spec_of):
+    assert FeatureImitation.needs_of(spec_of({}), spec_of({"P3": 2})) is FeatureImitation.needs
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [([], []), ([[], []], []), ([["regions"], []], ["regions"]), ([["regions"]] * 2, ["regions"])],
+)
+def test_a_teacher_is_given_what_any_loss_asks_for(given, names):
+    regions = RegionPrediction(proposals=(), features=(), logits=(), box_codes=())
+    needs = [
+        Needs(student=frozenset(), teacher=frozenset(), given=frozenset(parts)) for parts in given
+    ]
+
+    found = given_to_teacher(needs, DetectorOutput(regions=regions))
+
+    assert found == dict.fromkeys(names, regions)
