@@ -119,6 +119,18 @@ TEACHER_CASES = [
         ),
     ),
     Case(
+        name="a loss of heads and a teacher with another kind of head",
+        change=cases.all_of(
+            edited(("detector: retinanet", "detector: faster_rcnn"), (", head_depth: 1}", "}")),
+            distilling("loss: adaptive"),
+        ),
+        says=(
+            "stages[1].distill[0]: loss 'adaptive' does not fit this pair: the student "
+            "'faster_rcnn' has a region head, the teacher 'retinanet' a dense head.",
+            "these losses fit this pair: feature-imitation.",
+        ),
+    ),
+    Case(
         name="data and teacher at once",
         change=cases.all_of(
             cases.content("train.json", b"[]"), cases.content("teacher/config.json", b"{")

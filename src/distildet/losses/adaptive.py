@@ -135,7 +135,7 @@ class Adaptive(DistillationLoss):
             own, guide = _with_background(own), _with_background(guide)
         else:
             _check_priors(student, teacher)
-        # Not in checkpoints: the class lists say them.
+        # Places in the logits; not in checkpoints, for the class lists say them.
         self.register_buffer("own_labels", torch.tensor(own), persistent=False)
         self.register_buffer("guide_labels", torch.tensor(guide), persistent=False)
         self.form: AdaptiveForm = form
