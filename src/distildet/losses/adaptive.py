@@ -15,6 +15,7 @@ from distildet.losses.compared_places import (
     comparable_regions,
     priors_taking_part,
     regions_taking_part,
+    with_common_classes,
 )
 from distildet.ops.adaptive_region_sums import adaptive_region_sums
 from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
@@ -60,8 +61,8 @@ class Adaptive(DistillationLoss):
         background and classes) from the teacher's q; T: entropy of q, times log 2 / log(1+k) so
         that it is at most log 2 as above; N has 1 - q(background) for q.
         Left out are priors and regions whose centre lies in the padding or in an ignore region
-        drawn by a human, and classes that only one of the two knows: a softmax is over
-        background and the common classes.
+        drawn by a human. Classes that only one of the two knows are left out of dense heads; of
+        region heads they count as background.
 
     Needs:
         student: dense · teacher: dense · the same priors on both sides, sigmoid heads; or
@@ -173,8 +174,8 @@ class Adaptive(DistillationLoss):
         chosen = regions_taking_part(own_regions.proposals, batch, targets)
         own, guide = torch.cat(own_regions.logits), torch.cat(guide_regions.logits)  # [m 1+k]
         if not self.are_all_compared:
-            own = own.index_select(1, self.own_labels)
-            guide = guide.index_select(1, self.guide_labels)
+            own = with_common_classes(own, self.own_labels)
+            guide = with_common_classes(guide, self.guide_labels)
         value, mass = adaptive_region_sums(
             own[chosen],
             guide[chosen],

@@ -56,6 +56,23 @@ def comparable_regions(
     return own, guide
 
 
+def with_common_classes(logits: Tensor, columns: Tensor) -> Tensor:
+    """Return logits [m c] of a softmax in which all columns but some are one, the background.
+
+    To a detector that does not know a class, its objects are background. To leave the column out
+    would teach of a truck what the teacher says of it if it is no truck: that it is a car.
+
+    Args:
+        logits: [m 1+k], background first.
+        columns: [c], background first, then those of the classes that both know.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rest = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    rest[columns[1:]] = False
+    background = logits[:, rest].logsumexp(1, keepdim=True)  # [m 1]
+    return torch.cat([background, logits.index_select(1, columns[1:])], dim=1)
+
+
 def regions_taking_part(
     regions: Sequence[Tensor], batch: ImageBatch, targets: Sequence[Targets]
 ) -> Tensor:
