@@ -12,6 +12,11 @@ from torch import Tensor
 
 Origin = Literal["human", "teacher"]
 
+BACKGROUND = -1
+"""What is matched to no box, in the numbers of torchvision's `Matcher`."""
+LEFT_OUT = -2
+"""What is matched to nothing, not to background either, in the same numbers."""
+
 FEATURES_BACKBONE = "features.backbone"
 FEATURES_NECK = "features.neck"
 FEATURES_HEAD = "features.head"
@@ -183,6 +188,8 @@ class DensePrediction:
         activation: How logits become probs.
         quality_logits: Per level [b n], how well a box fits its object (FCOS: centre-ness);
             sigmoid gives 0..1. None where the head has none.
+        matched_labels: Per level [b n] int64, label of the target box that the detector's own
+            matching gives to a prior, or BACKGROUND or LEFT_OUT. None where it got no targets.
     """
 
     logits: tuple[Tensor, ...]
@@ -190,6 +197,7 @@ class DensePrediction:
     priors: tuple[Tensor, ...]
     activation: Literal["sigmoid", "softmax"]
     quality_logits: tuple[Tensor, ...] | None = None
+    matched_labels: tuple[Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,15 @@ def test_a_loss_of_features_keeps_its_contract(name, family, extra_levels):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in OF_PRIORS), ("adaptive", {"form": "official"})]
+    ("name", "options"),
+    [
+        *((name, {}) for name in OF_PRIORS),
+        ("adaptive", {"form": "official"}),
+        ("adaptive", {"priors": "positive"}),
+        ("adaptive", {"weighting": "none", "normaliser": "positives"}),
+        ("adaptive", {"weighting": "focal"}),
+        ("adaptive", {"weighting": "hard"}),
+    ],
 )
 @pytest.mark.parametrize("family", ["retinanet", "fcos"])
 def test_a_loss_of_priors_keeps_its_contract(name, options, family):

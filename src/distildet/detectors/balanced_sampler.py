@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from distildet import artefacts
-from distildet.detectors.dense_losses import BACKGROUND
 from distildet.ops.draws import step_seed
+from distildet.structures import BACKGROUND
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distildet.classes import ClassList
@@ -67,10 +69,28 @@ class DenseDetector(PyramidDetector):
         """
 
     @abstractmethod
+    def match(self, priors: Sequence[Tensor], targets: Sequence[Targets]) -> Tensor:
+        """Return what each prior is to learn from.
+
+        Args:
+            priors: Per level [n 4], as in `DensePrediction`.
+            targets: One an image, batch frame.
+
+        Returns:
+            [b n] int64 over all levels: index of the box, BACKGROUND, or LEFT_OUT.
+        """
+
+    @abstractmethod
     def compute_losses(
-        self, dense: DensePrediction, targets: Sequence[Targets]
+        self, dense: DensePrediction, targets: Sequence[Targets], matched: Tensor
     ) -> dict[str, Tensor]:
-        """Return the named training losses, float32 scalars."""
+        """Return the named training losses, float32 scalars.
+
+        Args:
+            dense: The predictions.
+            targets: One an image, batch frame.
+            matched: [b n], as `match` returns it.
+        """
 
     @abstractmethod
     def detect(self, dense: DensePrediction, batch: ImageBatch) -> tuple[Detections, ...]:
@@ -99,8 +119,11 @@ class DenseDetector(PyramidDetector):
         maps_by_part[FEATURES_HEAD] = towers
         losses: dict[str, Tensor] = {}
         with full_precision(pixels.device):
-            if LOSSES in wanted and targets is not None:
-                losses = self.compute_losses(dense, targets)
+            if targets is not None and wanted & {LOSSES, DENSE}:
+                matched = self.match(dense.priors, targets)
+                if LOSSES in wanted:
+                    losses = self.compute_losses(dense, targets, matched)
+                dense = _with_labels(dense, matched, targets)
             detections = self.detect(dense, batch) if DETECTIONS in wanted else None
         return DetectorOutput(
             features=wanted_features(wanted, maps_by_part),
@@ -108,3 +131,22 @@ class DenseDetector(PyramidDetector):
             losses=losses,
             detections=detections,
         )
+
+
+def _with_labels(
+    dense: DensePrediction, matched: Tensor, targets: Sequence[Targets]
+) -> DensePrediction:
+    """Return predictions with the label of the box that each prior is matched to.
+
+    Args:
+        dense: The predictions.
+        matched: [b n], as `DenseDetector.match` returns it.
+        targets: One an image.
+    """
+    # A label more, of no box, for images without boxes: an index has to point somewhere.
+    labels = [
+        torch.where(row >= 0, torch.cat([t.labels, t.labels.new_zeros(1)])[row.clamp(min=0)], row)
+        for row, t in zip(matched, targets, strict=True)
+    ]
+    sizes = [len(level) for level in dense.priors]
+    return replace(dense, matched_labels=torch.stack(labels).split_with_sizes(sizes, 1))

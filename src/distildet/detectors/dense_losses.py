@@ -13,11 +13,9 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
-from distildet.structures import DensePrediction, Targets
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 BoxLoss = Literal["l1", "giou"]
-BACKGROUND = Matcher.BELOW_LOW_THRESHOLD
-LEFT_OUT = Matcher.BETWEEN_THRESHOLDS
 MOST_PAIRS = 2**24  # of boxes and anchors compared at once: some 64 MB a number of a pair
 
 
@@ -99,8 +97,8 @@ def _half_inside(anchors: Tensor, regions: Tensor) -> Tensor:
 def dense_losses(
     prediction: DensePrediction,
     targets: Sequence[Targets],
+    matched: Tensor,
     *,
-    matcher: Matcher,
     box_coder: BoxCoder,
     box_loss: BoxLoss,
 ) -> dict[str, Tensor]:
@@ -113,7 +111,7 @@ def dense_losses(
     Args:
         prediction: Of a batch; sigmoid activation.
         targets: One an image, batch frame.
-        matcher: torchvision's IoU matcher.
+        matched: [b n] over all levels, as `match_anchors` returns it for each image.
         box_coder: Codes boxes relative to anchors.
         box_loss: "l1" on codes, or "giou" on decoded boxes.
 
@@ -126,13 +124,12 @@ def dense_losses(
     anchors = torch.cat(prediction.priors)  # [n 4]
     classification, box = logits.new_zeros(()), codes.new_zeros(())
     for i, target in enumerate(targets):
-        matched = match_anchors(anchors, target, matcher)
-        foreground = torch.where(matched >= 0)[0]
-        boxes_of = matched[foreground]
+        foreground = torch.where(matched[i] >= 0)[0]
+        boxes_of = matched[i, foreground]
         normaliser = max(1, len(foreground))
         classification = (
             classification
-            + _classification_sum(logits[i], matched, foreground, boxes_of, target) / normaliser
+            + _classification_sum(logits[i], matched[i], foreground, boxes_of, target) / normaliser
         )
         box = (
             box

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxLinearCoder
 
@@ -12,7 +13,7 @@ from distildet.detectors.base import DETECTORS
 from distildet.detectors.dense_detection import detect_dense
 from distildet.detectors.dense_detector import DenseDetector
 from distildet.detectors.point_head import PointHead
-from distildet.detectors.point_losses import point_losses
+from distildet.detectors.point_losses import match_points, point_losses
 from distildet.detectors.priors import grid_priors
 from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import check_options, pyramid_anchors, stored_options
@@ -107,16 +108,16 @@ class FCOS(DenseDetector):
             quality_logits=tuple(quality),
         )
 
+    def match(self, priors: Sequence[Tensor], targets: Sequence[Targets]) -> Tensor:
+        """Return what each location is matched to; see `DenseDetector.match`."""
+        radius = self.spec.options["center_radius"]
+        return torch.stack([match_points(priors, t, center_radius=radius) for t in targets])
+
     def compute_losses(
-        self, dense: DensePrediction, targets: Sequence[Targets]
+        self, dense: DensePrediction, targets: Sequence[Targets], matched: Tensor
     ) -> dict[str, Tensor]:
         """Return "classification", "box" and "quality"; see `point_losses`."""
-        return point_losses(
-            dense,
-            targets,
-            box_coder=self.box_coder,
-            center_radius=self.spec.options["center_radius"],
-        )
+        return point_losses(dense, targets, matched, box_coder=self.box_coder)
 
     def detect(self, dense: DensePrediction, batch: ImageBatch) -> tuple[Detections, ...]:
         """Return the detections of each image, in the image frame."""

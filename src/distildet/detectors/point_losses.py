@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_loss
 
-from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT
 from distildet.ops.reduce import batch_normaliser
-from distildet.structures import DensePrediction, Targets
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 NEAREST_STRIDES = 4.0
 FARTHEST_STRIDES = 8.0
@@ -108,9 +107,9 @@ def centerness(distances: Tensor) -> Tensor:
 def point_losses(
     prediction: DensePrediction,
     targets: Sequence[Targets],
+    matched: Tensor,
     *,
     box_coder: BoxLinearCoder,
-    center_radius: float,
 ) -> dict[str, Tensor]:
     """Compute focal classification, generalised IoU and centre-ness loss of a point head.
 
@@ -122,8 +121,8 @@ def point_losses(
     Args:
         prediction: Of a batch; sigmoid activation, with quality logits.
         targets: One an image, batch frame.
+        matched: [b n] over all levels, as `match_points` returns it for each image.
         box_coder: Codes boxes as distances from points.
-        center_radius: See `match_points`.
 
     Returns:
         "classification", "box" and "quality": float32 scalars with gradient, the last two 0
@@ -137,9 +136,6 @@ def point_losses(
     logits = torch.cat(prediction.logits, dim=1).float()  # [b n k]
     codes = torch.cat(prediction.box_codes, dim=1).float()  # [b n 4]
     quality = torch.cat(prediction.quality_logits, dim=1).float()  # [b n]
-    matched = torch.stack(
-        [match_points(prediction.priors, t, center_radius=center_radius) for t in targets]
-    )  # [b n]
     image, location = torch.where(matched >= 0)  # [f], the foreground of the batch
     normaliser = batch_normaliser(logits.new_tensor(len(location)))
     boxes, labels, weights = _targets_of(matched[image, location], image, targets)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 from distildet.detectors.balanced_sampler import BalancedSampler
-from distildet.detectors.dense_losses import BACKGROUND, match_anchors
+from distildet.detectors.dense_losses import match_anchors
 from distildet.ops.reduce import batch_normaliser
-from distildet.structures import DensePrediction, RegionPrediction, Targets
+from distildet.structures import BACKGROUND, DensePrediction, RegionPrediction, Targets
 
 SMOOTH_L1_BETA = 1 / 9  # Ren et al., arXiv 1506.01497, as Girshick's code sets it
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
@@ -11,7 +12,7 @@ from distildet.detectors.anchor_head import AnchorHead, HeadNorm
 from distildet.detectors.base import DETECTORS
 from distildet.detectors.dense_detection import detect_dense
 from distildet.detectors.dense_detector import DenseDetector
-from distildet.detectors.dense_losses import BoxLoss, dense_losses
+from distildet.detectors.dense_losses import BoxLoss, dense_losses, match_anchors
 from distildet.detectors.priors import grid_priors
 from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import check_options, pyramid_anchors, stored_options
@@ -131,16 +132,17 @@ class RetinaNet(DenseDetector):
             activation="sigmoid",
         )
 
+    def match(self, priors: Sequence[Tensor], targets: Sequence[Targets]) -> Tensor:
+        """Return what each anchor is matched to; see `DenseDetector.match`."""
+        anchors = torch.cat(list(priors))
+        return torch.stack([match_anchors(anchors, target, self.matcher) for target in targets])
+
     def compute_losses(
-        self, dense: DensePrediction, targets: Sequence[Targets]
+        self, dense: DensePrediction, targets: Sequence[Targets], matched: Tensor
     ) -> dict[str, Tensor]:
         """Return "classification" and "box"; see `dense_losses`."""
         return dense_losses(
-            dense,
-            targets,
-            matcher=self.matcher,
-            box_coder=self.box_coder,
-            box_loss=self.box_loss,
+            dense, targets, matched, box_coder=self.box_coder, box_loss=self.box_loss
         )
 
     def detect(self, dense: DensePrediction, batch: ImageBatch) -> tuple[Detections, ...]:

@@ -1,30 +1,41 @@
 """Adaptive distillation: the student's class logits follow the teacher's where that is hard."""
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from distildet.classes import map_labels
-from distildet.errors import ClassMapError, ConfigError, MissingPartError, nearest_names
+from distildet.losses.adaptive_options import (
+    AdaptiveOptions,
+    Normaliser,
+    PriorChoice,
+    Weighting,
+)
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
+from distildet.losses.compared_classes import (
+    are_all,
+    common_labels,
+    with_background,
+    with_common_classes,
+)
 from distildet.losses.compared_places import (
+    check_equal_heads,
+    check_equal_priors,
     comparable_priors,
     comparable_regions,
     priors_taking_part,
     regions_taking_part,
-    with_common_classes,
 )
 from distildet.ops.adaptive_region_sums import adaptive_region_sums
 from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
 from distildet.ops.reduce import batch_share, batch_total
+from distildet.ops.weighted_kl import weighted_kl_sums
 from distildet.specs import DetectorSpec
 from distildet.structures import (
+    BACKGROUND,
     DENSE,
-    FEATURES_NECK,
     REGIONS,
+    DensePrediction,
     DetectorOutput,
     ImageBatch,
     Targets,
@@ -32,8 +43,6 @@ from distildet.structures import (
 
 # Where the teacher sees nothing at all, the normaliser still counts so much for each image.
 LEAST_OF_AN_IMAGE = 1.0
-# The options of a detector that say where and how large its priors are begin so.
-_PRIOR_OPTIONS = "anchor_"
 
 _OF_PRIORS = Needs(student=frozenset({DENSE}), teacher=frozenset({DENSE}))
 _OF_REGIONS = Needs(
@@ -63,11 +72,15 @@ class Adaptive(DistillationLoss):
         Left out are priors and regions whose centre lies in the padding or in an ignore region
         drawn by a human. Classes that only one of the two knows are left out of dense heads; of
         region heads they count as background.
+        What the paper compares it with on dense heads, by `weighting`: "hard",
+        A = (1 - exp(-KL))^gamma; "focal", A = (1 - p_t)^gamma, where p_t is the student's
+        probability p of an object and 1 - p of background; "none", A = 1.
 
     Needs:
         student: dense · teacher: dense · the same priors on both sides, sigmoid heads; or
         student: regions · teacher: regions, given the student's · class lists may differ, at
-        least one name must be common · boxes of targets not used
+        least one name must be common · boxes of targets are used by `weighting` "focal",
+        `priors` "positive" and `normaliser` "positives" alone
 
     Args:
         student: Facts of the student; levels, anchors and classes are read here.
@@ -78,6 +91,12 @@ class Adaptive(DistillationLoss):
         gamma: Power of the weight, >= 0; 0 weighs all predictions the same.
         theta: Power of the teacher's probabilities in the normaliser, >= 0; larger counts
             background less.
+        weighting: Which A; the others than "adaptive" are for comparisons on dense heads, in the
+            form "paper", slower and in more memory. Only "adaptive" reads `beta`, and "none" does
+            not read `gamma`.
+        priors: "all", or "positive": those that the student's own matching gives to a box.
+        normaliser: "mass" for N, or "positives": the number of positive priors in place of the sum
+            of q^theta, at least 1 an image too.
 
     Shape:
         logits per level [b n k_s] of the student, [b n k_t] of the teacher, with equal n; of
@@ -95,9 +114,10 @@ class Adaptive(DistillationLoss):
     Raises:
         MissingPartError: The two have not the same kind of head, dense or region.
         ClassMapError: The two have no class in common.
-        ConfigError: Their priors differ, or an option has no meaning. In `forward`: the outputs
-            differ in levels or priors, or are no sigmoid logits.
-        ValueError: In `forward`: the teacher judged other regions than the student's.
+        ConfigError: Their priors differ, or an option has no meaning, or none for region heads. In
+            `forward`: the outputs differ in levels or priors, or are no sigmoid logits.
+        ValueError: In `forward`: the teacher judged other regions than the student's, or an option
+            needs boxes, and the student was given none to match.
 
     Source:
         Tang et al., "Learning Efficient Detector with Semi-supervised Adaptive Distillation",
@@ -126,23 +146,31 @@ class Adaptive(DistillationLoss):
         beta: float = 1.0,
         gamma: float = 2.0,
         theta: float = 1.8,
+        weighting: Weighting = "adaptive",
+        priors: PriorChoice = "all",
+        normaliser: Normaliser = "mass",
     ) -> None:
-        _check_heads(student, teacher)
+        check_equal_heads(student, teacher)
         super().__init__(student, teacher)
-        _check_options(form, beta=beta, gamma=gamma, theta=theta)
-        own, guide = _common_labels(student, teacher)
-        self.are_all_compared = _are_all(own, student) and _are_all(guide, teacher)
+        self.options = AdaptiveOptions(
+            form=form,
+            beta=beta,
+            gamma=gamma,
+            theta=theta,
+            weighting=weighting,
+            priors=priors,
+            normaliser=normaliser,
+        )
+        own, guide = common_labels(student, teacher)
+        self.are_all_compared = are_all(own, student) and are_all(guide, teacher)
         if self.needs == _OF_REGIONS:
-            own, guide = _with_background(own), _with_background(guide)
+            self.options.check_for_regions()
+            own, guide = with_background(own), with_background(guide)
         else:
-            _check_priors(student, teacher)
+            check_equal_priors(student, teacher)
         # Places in the logits; not in checkpoints, for the class lists say them.
         self.register_buffer("own_labels", torch.tensor(own), persistent=False)
         self.register_buffer("guide_labels", torch.tensor(guide), persistent=False)
-        self.form: AdaptiveForm = form
-        self.beta = beta
-        self.gamma = gamma
-        self.theta = theta
 
     @classmethod
     def needs_of(cls, student: DetectorSpec, teacher: DetectorSpec) -> Needs:
@@ -179,10 +207,10 @@ class Adaptive(DistillationLoss):
         value, mass = adaptive_region_sums(
             own[chosen],
             guide[chosen],
-            form=self.form,
-            beta=self.beta,
-            gamma=self.gamma,
-            theta=self.theta,
+            form=self.options.form,
+            beta=self.options.beta,
+            gamma=self.options.gamma,
+            theta=self.options.theta,
         )
         return value.float(), mass.float()
 
@@ -194,102 +222,61 @@ class Adaptive(DistillationLoss):
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
         own, guide = comparable_priors(student.dense, teacher.dense)
-        labels = None if self.are_all_compared else (self.own_labels, self.guide_labels)
+        known = torch.stack([target.known_classes for target in targets])  # [b k]
         sums = [
-            adaptive_sums(
-                logits,
-                teacher_logits,
-                priors_taking_part(priors, batch, targets),
-                form=self.form,
-                beta=self.beta,
-                gamma=self.gamma,
-                theta=self.theta,
-                labels=labels,
+            self._level_sums(
+                logits, teacher_logits, priors_taking_part(priors, batch, targets), matched, known
             )
-            for logits, teacher_logits, priors in zip(
-                own.logits, guide.logits, own.priors, strict=True
+            for logits, teacher_logits, priors, matched in zip(
+                own.logits, guide.logits, own.priors, self._matched_labels(own), strict=True
             )
         ]
         value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
         return value, mass
 
+    def _matched_labels(self, own: DensePrediction) -> Sequence[Tensor]:
+        """Return which label each prior is matched to, per level [b n]."""
+        if own.matched_labels is not None:
+            return own.matched_labels
+        if self.options.reads_boxes:
+            raise ValueError(
+                "The loss 'adaptive' with weighting: focal, priors: positive or normaliser: "
+                "positives needs the student's priors matched to boxes. Call the student with "
+                "targets, one for each image of the batch."
+            )
+        nothing = own.logits[0].new_tensor(BACKGROUND, dtype=torch.int64)
+        return [nothing.expand(logits.shape[:2]) for logits in own.logits]
 
-def _check_heads(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    """Refuse a pair of which the one has a dense and the other a region head.
-
-    Raises:
-        MissingPartError: That is so.
-    """
-    if {student.head, teacher.head} == {"dense", "region"}:
-        raise MissingPartError(
-            f"the student {student.family!r} has a {student.head} head, the teacher "
-            f"{teacher.family!r} a {teacher.head} head. Accepted: dense heads of the same family, "
-            "or region heads, on both sides."
-        )
-
-
-def _check_options(form: AdaptiveForm, **numbers: float) -> None:
-    if form not in get_args(AdaptiveForm):
-        raise ConfigError(f"form: found {form!r}. {nearest_names(form, get_args(AdaptiveForm))}")
-    for name, number in numbers.items():
-        if not (math.isfinite(number) and number >= 0):
-            raise ConfigError(f"{name}: found {number}. Accepted: a finite number of 0 or more.")
-
-
-def _check_priors(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    """Refuse a pair of which not every prior of the one is a prior of the other.
-
-    Raises:
-        ConfigError: Families, levels or anchors differ.
-    """
-    own, guide = _priors_of(student), _priors_of(teacher)
-    if own == guide:
-        return
-    # Another family has options of its own; its name says enough.
-    names = ["family"] if student.family != teacher.family else list({**own, **guide})
-    differing = [name for name in names if own.get(name) != guide.get(name)]
-    raise ConfigError(
-        "the logits of both are compared prior by prior, and their priors differ. The student has "
-        f"{_listed(own, differing)}; the teacher has {_listed(guide, differing)}. Accepted: a "
-        "student of the teacher's family with its levels (backbone_levels, extra_levels) and "
-        "anchors."
-    )
-
-
-def _priors_of(spec: DetectorSpec) -> dict[str, Any]:
-    """Return what the priors of a dense head depend on, by name, as it reads in a message."""
-    levels = spec.levels_of(FEATURES_NECK).values()
-    listed = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
-    # Values, not texts: an anchor scale of 4 is one of 4.0.
-    anchors = {n: value for n, value in spec.options.items() if n.startswith(_PRIOR_OPTIONS)}
-    return {"family": spec.family, "levels": listed, **anchors}
-
-
-def _listed(facts: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {facts.get(name, 'not given')}" for name in names)
-
-
-def _common_labels(student: DetectorSpec, teacher: DetectorSpec) -> tuple[list[int], list[int]]:
-    """Return the labels of the student and of the teacher that mean the same class, in pairs.
-
-    Raises:
-        ClassMapError: There is none.
-    """
-    labels = map_labels(teacher.classes, student.classes)
-    pairs = [(own, guide) for guide, own in enumerate(labels) if own is not None]
-    if not pairs:
-        raise ClassMapError(
-            "student and teacher have no class of the same name. The student has "
-            f"{', '.join(student.classes)}; the teacher has {', '.join(teacher.classes)}. At least "
-            "one class must be common; rename the classes of the labeled images."
-        )
-    return [own for own, _ in pairs], [guide for _, guide in pairs]
-
-
-def _with_background(labels: Sequence[int]) -> list[int]:
-    """Return the columns of a region head that stand for background and these labels."""
-    return [0, *(1 + label for label in labels)]
-
-
-def _are_all(labels: Sequence[int], spec: DetectorSpec) -> bool:
-    return list(labels) == list(range(len(spec.classes)))
+    def _level_sums(
+        self, logits: Tensor, teacher_logits: Tensor, part: Tensor, matched: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of weighted divergences of a level, and what it is normalised by."""
+        options, labels = self.options, (self.own_labels, self.guide_labels)
+        if options.takes_positives_alone:
+            part = part & (matched >= 0)
+        if options.comparison is None:
+            value, mass = adaptive_sums(
+                logits,
+                teacher_logits,
+                part,
+                form=options.form,
+                beta=options.beta,
+                gamma=options.gamma,
+                theta=options.theta,
+                labels=None if self.are_all_compared else labels,
+            )
+        else:
+            value, mass = weighted_kl_sums(
+                logits,
+                teacher_logits,
+                part,
+                matched=matched,
+                known=known,
+                labels=labels,
+                weighting=options.comparison,
+                gamma=options.gamma,
+                theta=options.theta,
+            )
+        if options.counts_positives:
+            mass = (part & (matched >= 0)).sum().to(mass.dtype)
+        return value, mass

@@ -1,12 +1,68 @@
-"""The places where student and teacher are compared: priors of dense heads, or regions."""
+"""The places where student and teacher are compared: priors of dense heads, or regions.
 
-from collections.abc import Sequence
+Of priors both must have the same; regions are the student's, which the teacher judges too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distildet.errors import ConfigError
-from distildet.structures import DensePrediction, ImageBatch, RegionPrediction, Targets
+from distildet.errors import ConfigError, MissingPartError
+from distildet.specs import DetectorSpec
+from distildet.structures import (
+    FEATURES_NECK,
+    DensePrediction,
+    ImageBatch,
+    RegionPrediction,
+    Targets,
+)
+
+# The options of a detector that say where and how large its priors are begin so.
+_PRIOR_OPTIONS = "anchor_"
+
+
+def check_equal_heads(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Refuse a pair of which the one has a dense and the other a region head.
+
+    Args:
+        student: Facts of the student.
+        teacher: Facts of the teacher.
+
+    Raises:
+        MissingPartError: That is so.
+    """
+    if {student.head, teacher.head} == {"dense", "region"}:
+        raise MissingPartError(
+            f"the student {student.family!r} has a {student.head} head, the teacher "
+            f"{teacher.family!r} a {teacher.head} head. Accepted: dense heads of the same family, "
+            "or region heads, on both sides."
+        )
+
+
+def check_equal_priors(student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Refuse a pair of which not every prior of the one is a prior of the other.
+
+    Args:
+        student: Facts of the student.
+        teacher: Facts of the teacher.
+
+    Raises:
+        ConfigError: Families, levels or anchors differ.
+    """
+    own, guide = _priors_of(student), _priors_of(teacher)
+    if own == guide:
+        return
+    # Another family has options of its own; its name says enough.
+    names = ["family"] if student.family != teacher.family else list({**own, **guide})
+    differing = [name for name in names if own.get(name) != guide.get(name)]
+    raise ConfigError(
+        "the logits of both are compared prior by prior, and their priors differ. The student has "
+        f"{_listed(own, differing)}; the teacher has {_listed(guide, differing)}. Accepted: a "
+        "student of the teacher's family with its levels (backbone_levels, extra_levels) and "
+        "anchors."
+    )
 
 
 def comparable_priors(
@@ -56,23 +112,6 @@ def comparable_regions(
     return own, guide
 
 
-def with_common_classes(logits: Tensor, columns: Tensor) -> Tensor:
-    """Return logits [m c] of a softmax in which all columns but some are one, the background.
-
-    To a detector that does not know a class, its objects are background. To leave the column out
-    would teach of a truck what the teacher says of it if it is no truck: that it is a car.
-
-    Args:
-        logits: [m 1+k], background first.
-        columns: [c], background first, then those of the classes that both know.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    rest = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-    rest[columns[1:]] = False
-    background = logits[:, rest].logsumexp(1, keepdim=True)  # [m 1]
-    return torch.cat([background, logits.index_select(1, columns[1:])], dim=1)
-
-
 def regions_taking_part(
     regions: Sequence[Tensor], batch: ImageBatch, targets: Sequence[Targets]
 ) -> Tensor:
@@ -112,3 +151,16 @@ def _lie_inside(points: Tensor, regions: Tensor) -> Tensor:
 
 def _prior_counts(prediction: DensePrediction) -> list[int]:
     return [logits.shape[1] for logits in prediction.logits]
+
+
+def _priors_of(spec: DetectorSpec) -> dict[str, Any]:
+    """Return what the priors of a dense head depend on, by name, as it reads in a message."""
+    levels = spec.levels_of(FEATURES_NECK).values()
+    listed = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
+    # Values, not texts: an anchor scale of 4 is one of 4.0.
+    anchors = {n: value for n, value in spec.options.items() if n.startswith(_PRIOR_OPTIONS)}
+    return {"family": spec.family, "levels": listed, **anchors}
+
+
+def _listed(facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {facts.get(name, 'not given')}" for name in names)

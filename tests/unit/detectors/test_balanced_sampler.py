@@ -3,8 +3,8 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from distildet.detectors.balanced_sampler import BalancedSampler, image_generators
-from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT
 from distildet.ops.draws import with_step_seed
+from distildet.structures import BACKGROUND, LEFT_OUT
 
 
 def matched(*, foreground, background, left_out):

@@ -7,8 +7,8 @@ import torch
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 import distildet.detectors.dense_losses as dense_losses_module
-from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT, dense_losses, match_anchors
-from distildet.structures import DensePrediction, Targets
+from distildet.detectors.dense_losses import dense_losses, match_anchors
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 MATCHER = Matcher(0.5, 0.4, allow_low_quality_matches=True)
 CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
@@ -35,13 +35,18 @@ def losses_of(logits, targets, codes=None):
         priors=(ANCHORS,),
         activation="sigmoid",
     )
-    found = dense_losses(prediction, targets, matcher=MATCHER, box_coder=CODER, box_loss="l1")
+    matched = torch.stack([match_anchors(ANCHORS, target, MATCHER) for target in targets])
+    found = dense_losses(prediction, targets, matched, box_coder=CODER, box_loss="l1")
     return {name: value.item() for name, value in found.items()}
 
 
 # Focal loss, alpha 0.25, gamma 2 (arXiv 1708.02002, eq. 5), at logit 0, so p = 0.5:
 POSITIVE = 0.25 * 0.5**2 * math.log(2)
 NEGATIVE = 0.75 * 0.5**2 * math.log(2)
+
+
+def test_background_and_left_out_have_the_numbers_of_the_matcher():
+    assert (Matcher.BELOW_LOW_THRESHOLD, Matcher.BETWEEN_THRESHOLDS) == (BACKGROUND, LEFT_OUT)
 
 
 def test_background_anchors_cost_the_negative_focal_loss_of_every_class():

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxLinearCoder
 
-from distildet.detectors.dense_losses import BACKGROUND, LEFT_OUT
 from distildet.detectors.point_losses import centerness, match_points, point_losses
-from distildet.structures import DensePrediction, Targets
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 CODER = BoxLinearCoder(normalize_by_size=True)
 RADIUS = 1.5
@@ -225,8 +224,13 @@ def make_prediction(images, seed=0):
     )
 
 
+def losses_of_matched(prediction, targets):
+    matched = [match_points(prediction.priors, t, center_radius=RADIUS) for t in targets]
+    return point_losses(prediction, targets, torch.stack(matched), box_coder=CODER)
+
+
 def losses_of(prediction, targets):
-    found = point_losses(prediction, targets, box_coder=CODER, center_radius=RADIUS)
+    found = losses_of_matched(prediction, targets)
     return {name: value.item() for name, value in found.items()}
 
 
@@ -400,9 +404,7 @@ def test_extreme_predictions_have_finite_losses_and_gradients(extreme):
         quality_logits=(quality.squeeze(-1),),
     )
 
-    losses = point_losses(
-        prediction, [make_targets([[3, 2, 40, 37]])], box_coder=CODER, center_radius=RADIUS
-    )
+    losses = losses_of_matched(prediction, [make_targets([[3, 2, 40, 37]])])
     sum(losses.values()).backward()
 
     assert all(value.isfinite() for value in losses.values())
@@ -419,7 +421,7 @@ def test_half_precision_predictions_have_float32_losses():
         quality_logits=tuple(value.bfloat16() for value in exact.quality_logits),
     )
 
-    losses = point_losses(rounded, PLAIN, box_coder=CODER, center_radius=RADIUS)
+    losses = losses_of_matched(rounded, PLAIN)
 
     assert {value.dtype for value in losses.values()} == {torch.float32}
     assert {name: v.item() for name, v in losses.items()} == pytest.approx(
@@ -431,4 +433,4 @@ def test_a_prediction_without_quality_is_refused():
     prediction = replace(make_prediction(3), quality_logits=None)
 
     with pytest.raises(ValueError, match="need a prediction with quality logits"):
-        point_losses(prediction, PLAIN, box_coder=CODER, center_radius=RADIUS)
+        losses_of_matched(prediction, PLAIN)

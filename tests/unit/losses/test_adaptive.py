@@ -11,7 +11,7 @@ from distildet.errors import ClassMapError, ConfigError, MissingPartError
 from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import misfit
 from distildet.ops.reduce import add_up, counting, with_totals
-from distildet.structures import DensePrediction, DetectorOutput, Targets
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, DetectorOutput, Targets
 
 ANCHORS = {"anchor_scale": 4.0, "anchor_octaves": 3, "neck_channels": 8}
 
@@ -30,7 +30,7 @@ def priors_at(*centers):
     return torch.tensor([[x - 4.0, y - 4.0, x + 4.0, y + 4.0] for x, y in centers])
 
 
-def dense_output(*logits, priors=None, activation="sigmoid"):
+def dense_output(*logits, priors=None, activation="sigmoid", matched=None):
     """Outputs of levels; by default every prior stands at (0, 0)."""
     priors = priors or tuple(torch.zeros(level.shape[1], 4) for level in logits)
     return DetectorOutput(
@@ -39,17 +39,18 @@ def dense_output(*logits, priors=None, activation="sigmoid"):
             box_codes=tuple(torch.zeros(*level.shape[:2], 4) for level in logits),
             priors=priors,
             activation=activation,
+            matched_labels=None if matched is None else tuple(map(torch.tensor, matched)),
         )
     )
 
 
-def target(*ignore, origin="human"):
+def target(*ignore, origin="human", known=(True, True)):
     return Targets(
         boxes=torch.zeros(0, 4),
         labels=torch.zeros(0, dtype=torch.int64),
         weights=torch.zeros(0),
         ignore=torch.tensor(ignore).reshape(-1, 4),
-        known_classes=torch.ones(2, dtype=torch.bool),
+        known_classes=torch.tensor(known),
         origin=origin,
     )
 
@@ -260,6 +261,107 @@ def test_what_follows_from_the_class_lists_is_not_in_the_checkpoint(dense_spec):
     assert Adaptive(dense_spec(), dense_spec()).state_dict() == {}
 
 
+# Priors of one image, matched to: the second class, background, nothing, the first class in the
+# padding. Beside them the KL of p = 3/4 from q = 1/2.
+MATCHED = ([[1, BACKGROUND, LEFT_OUT, 0]],)
+PLACES = ((0, 0), (4, 0), (8, 0), (20, 0))
+KL = math.log(4 / 3) / 2
+
+
+@pytest.fixture
+def value_of(dense_spec, batch_of):
+    """The loss of four priors and two classes, p = 3/4 and q = 1/2 each, in a 16 x 16 image."""
+
+    def compute(known=(True, True), **options):
+        priors = (priors_at(*PLACES),)
+        value = Adaptive(dense_spec(), dense_spec(), **options)(
+            dense_output(torch.full((1, 4, 2), math.log(3)), priors=priors, matched=MATCHED),
+            dense_output(torch.zeros(1, 4, 2), priors=priors),
+            batch_of(((16, 16),), (24, 32)),
+            [target(known=known)],
+        )
+        return value["classification"].item()
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Three priors of two classes, mass 6 / 2 = 3.
+        ({"weighting": "none", "theta": 1.0}, 6 * KL / 3),
+        # One positive prior on the image.
+        ({"weighting": "none", "normaliser": "positives"}, 6 * KL),
+        ({"weighting": "hard", "theta": 1.0}, 6 * (1 - 0.75**0.5) ** 2 * KL / 3),
+        # One object, and three that are none, of the two priors with a label: mass 4 / 2.
+        ({"weighting": "focal", "theta": 1.0}, ((1 / 4) ** 2 + 3 * (3 / 4) ** 2) * KL / 2),
+        # Of the positive prior, mass 2 with theta 0.
+        ({"weighting": "none", "priors": "positive", "theta": 0.0}, 2 * KL / 2),
+        ({"priors": "positive", "theta": 0.0}, 2 * 0.321475 * KL / 2),
+        ({"normaliser": "positives"}, 6 * 0.321475 * KL),
+    ],
+)
+def test_the_options_for_comparisons_by_hand(value_of, options, expected):
+    assert value_of(**options) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_weighting_hard_is_adaptive_without_the_entropy(value_of):
+    assert value_of(weighting="hard") == pytest.approx(value_of(beta=0.0), rel=1e-5)
+
+
+def test_the_weighting_none_is_adaptive_with_the_power_0(value_of):
+    assert value_of(weighting="none") == pytest.approx(value_of(gamma=0.0), rel=1e-5)
+
+
+def test_the_focal_weight_needs_classes_that_somebody_looked_for(value_of):
+    # Of the first class two priors that are no object, mass 2 / 2.
+    value = value_of(known=(True, False), weighting="focal", theta=1.0)
+
+    assert value == pytest.approx(2 * (3 / 4) ** 2 * KL, rel=1e-5)
+
+
+def test_objects_of_the_focal_weight_are_of_the_students_classes(dense_spec, batch_of):
+    # The second class of the student is the first of the teacher; its prior is matched to it.
+    loss = Adaptive(dense_spec("xb"), dense_spec("by"), weighting="focal", normaliser="positives")
+    student = dense_output(torch.full((1, 1, 2), math.log(3)), matched=([[1]],))
+    teacher = dense_output(torch.tensor([[[0.0, 9.0]]]))
+
+    value = loss(student, teacher, batch_of(((8, 8),), (8, 8)), targets_of([]))
+
+    assert value["classification"].item() == pytest.approx((1 / 4) ** 2 * KL, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weighting": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
+)
+def test_without_a_positive_prior_the_value_is_finite_with_a_graph(dense_spec, batch_of, options):
+    student = torch.ones(2, 1, 2, requires_grad=True)
+    output = dense_output(student, matched=([[BACKGROUND], [LEFT_OUT]],))
+
+    value = Adaptive(dense_spec(), dense_spec(), **options)(
+        output,
+        dense_output(torch.zeros(2, 1, 2)),
+        batch_of(((8, 8),) * 2, (8, 8)),
+        targets_of([], []),
+    )["classification"]
+    value.backward()
+
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"weighting": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
+)
+def test_options_that_read_boxes_need_matched_priors(dense_spec, batch_of, options):
+    output = dense_output(torch.zeros(1, 5, 2))
+
+    with pytest.raises(ValueError, match="needs the student's priors matched to boxes"):
+        Adaptive(dense_spec(), dense_spec(), **options)(
+            output, output, batch_of(((8, 8),), (8, 8)), targets_of([])
+        )
+
+
 def test_options_that_have_nothing_to_do_with_priors_may_differ(dense_spec):
     student = dense_spec(options=ANCHORS)
     # A recipe gives the anchor scale as 4.0, Python code may have given 4.
@@ -315,6 +417,13 @@ def test_class_lists_without_a_common_name_are_refused(dense_spec):
     ("options", "message"),
     [
         ({"form": "papre"}, r"form: found 'papre'\. Accepted: official, paper\. Did you mean 'pap"),
+        ({"weighting": "fdl"}, r"weighting: found 'fdl'\. Accepted: adaptive, focal, hard, none\."),
+        ({"priors": "some"}, r"priors: found 'some'\. Accepted: all, positive\."),
+        ({"normaliser": "n"}, r"normaliser: found 'n'\. Accepted: mass, positives\."),
+        (
+            {"form": "official", "weighting": "hard"},
+            r"form: found 'official' with weighting 'hard'\. Accepted with it: paper",
+        ),
         ({"beta": -0.1}, r"beta: found -0\.1\. Accepted: a finite number of 0 or more\."),
         ({"gamma": math.inf}, r"gamma: found inf\."),
         ({"theta": math.nan}, r"theta: found nan\."),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distildet.classes import ClassList
-from distildet.errors import ClassMapError, MissingPartError
+from distildet.errors import ClassMapError, ConfigError, MissingPartError
 from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import misfit
 from distildet.ops.reduce import add_up, counting, with_totals
@@ -226,6 +226,28 @@ def test_a_dense_and_a_region_head_are_refused_with_what_fits(region_spec, dense
 def test_a_dense_teacher_of_a_student_with_regions_is_refused(region_spec, dense_spec):
     with pytest.raises(MissingPartError, match="'faster_rcnn' has a region head, the teacher 'ret"):
         Adaptive(region_spec(), dense_spec)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"weighting": "focal"},
+            r"^weighting: found 'focal', between region heads\..*weighting: ada",
+        ),
+        (
+            {"priors": "positive"},
+            r"^priors: found 'positive', between region.*: priors: all; leave",
+        ),
+        (
+            {"weighting": "none", "normaliser": "positives"},
+            r"^weighting: found 'none', normaliser: found 'positives', bet.*of none take gamma: 0",
+        ),
+    ],
+)
+def test_options_that_compare_losses_of_dense_heads_are_refused(region_spec, options, message):
+    with pytest.raises(ConfigError, match=message):
+        Adaptive(region_spec(), region_spec(), **options)
 
 
 def test_class_lists_without_a_common_name_are_refused(region_spec):
