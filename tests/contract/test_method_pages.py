@@ -10,12 +10,14 @@ from distildet.recipes.load import load_recipe
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
-@pytest.mark.parametrize("loss", ["adaptive", "feature-imitation"])
-def test_the_recipe_of_a_loss_is_complete_and_has_the_loss(tmp_path, loss):
+@pytest.mark.parametrize(
+    ("loss", "place"), [("adaptive", 0), ("adaptive", 1), ("feature-imitation", 0)]
+)
+def test_the_recipes_of_a_loss_are_complete_and_have_the_loss(tmp_path, loss, place):
     page = (PAGES / f"{loss}.md").read_text("utf-8")
-    [recipe] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "recipe.yaml").write_text(recipe)
+    recipes = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text(recipes[place])
 
     loaded = load_recipe(tmp_path / "recipe.yaml", check_named=False)
 
-    assert [term.loss for stage in loaded.stages for term in stage.distill] == [loss]
+    assert [term.loss for term in loaded.stages[-1].distill] == [loss]

@@ -125,6 +125,38 @@ def test_the_preset_leaves_out_the_second_phase_without_labels(load_preset):
     assert [stage.stage for stage in recipe.stages] == ["label", "train"]
 
 
+def test_the_preset_adaptive_has_both_kinds_of_images_in_one_batch(load_preset):
+    label, train = load_preset("preset=adaptive").stages
+
+    assert label == LabelStage(
+        stage="label", images="unlabeled", threshold="auto", fallback_threshold=0.5, keep_empty=0
+    )
+    assert train.counts() == {"labeled": 8, "unlabeled": 8}
+    assert train.targets == {"labeled": "human", "unlabeled": "pseudo"}
+    assert [(term.loss, term.weight, term.options) for term in train.distill] == [
+        ("adaptive", 1.0, {})
+    ]
+    assert (train.init, train.epochs, train.optimizer.lr) == ("pretrained", 12.0, 1.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "stages", "targets"),
+    [
+        ("data.unlabeled=[]", ["train"], {"labeled": "human"}),
+        ("data.labeled=null", ["label", "train"], {"unlabeled": "pseudo"}),
+    ],
+)
+def test_the_preset_adaptive_needs_one_kind_of_images_alone(load_preset, override, stages, targets):
+    both = load_preset("preset=adaptive").stages[-1]
+    recipe = load_preset("preset=adaptive", override)
+
+    assert [stage.stage for stage in recipe.stages] == stages
+    # All else is equal.
+    assert recipe.stages[-1] == both.model_copy(
+        update={"images": dict.fromkeys(targets, 1.0), "targets": targets}
+    )
+
+
 def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
     recipe = load_preset("stages[2].optimizer.lr=1e-5", "stages[1].epochs=1")
 
@@ -133,18 +165,22 @@ def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
 
 
 def test_a_preset_can_be_chosen_by_an_override(load_plain):
-    with pytest.raises(ConfigError, match=r"preset: found 'pseudo'\. Accepted: pseudo-label\. Did"):
+    with pytest.raises(
+        ConfigError, match=r"preset: found 'pseudo'\. Accepted: adaptive, pseudo-label\. D"
+    ):
         load_plain("preset=pseudo")
 
 
 @pytest.mark.parametrize("value", ["[]", "{}"])
 def test_a_preset_that_is_no_text_is_a_fault(load_plain, value):
-    with pytest.raises(ConfigError, match=r"preset: found .*\. Accepted: pseudo-label\."):
+    with pytest.raises(ConfigError, match=r"preset: found .*\. Accepted: adaptive, pseudo-label\."):
         load_plain(f"preset={value}")
 
 
 def test_an_unknown_preset_is_no_second_fault_of_the_stages(load_text):
-    with pytest.raises(ConfigError, match=r"yaml: preset: found 'x'\. Accepted: pseudo-label\.$"):
+    with pytest.raises(
+        ConfigError, match=r"yaml: preset: found 'x'\. Accepted: adaptive, pseudo-label\.$"
+    ):
         load_text(f"{PLAIN_HEAD}preset: x\ndata: {{image_size: 64}}\n")
 
 
@@ -156,8 +192,8 @@ def test_stages_of_the_preset_may_have_a_key_that_own_stages_may_not(load_plain)
 def test_every_shipped_preset_is_a_data_file_of_the_package():
     folder = importlib.resources.files("distildet.recipes") / "presets"
 
-    assert preset_names() == ("pseudo-label",)
-    assert (folder / "pseudo-label.yaml").is_file()
+    assert preset_names() == ("adaptive", "pseudo-label")
+    assert all((folder / f"{name}.yaml").is_file() for name in preset_names())
 
 
 def test_the_resolved_recipe_has_every_default(load_plain, project):
