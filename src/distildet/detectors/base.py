@@ -53,7 +53,8 @@ class Detector(nn.Module, ABC):
 
         Args:
             batch: Un-normalised images; the detector normalises for itself.
-            targets: One for each image, batch frame; needed for "losses".
+            targets: One for each image, batch frame; needed for "losses", and for what the priors
+                of "dense" are matched to.
             want: Words of `distildet.structures.PARTS`.
             given: What another model produced and this one shall use, by part name.
 

@@ -123,7 +123,8 @@ class DenseDetector(PyramidDetector):
                 matched = self.match(dense.priors, targets)
                 if LOSSES in wanted:
                     losses = self.compute_losses(dense, targets, matched)
-                dense = _with_labels(dense, matched, targets)
+                if DENSE in wanted:
+                    dense = _with_labels(dense, matched, targets)
             detections = self.detect(dense, batch) if DETECTIONS in wanted else None
         return DetectorOutput(
             features=wanted_features(wanted, maps_by_part),
