@@ -70,7 +70,8 @@ class Adaptive(DistillationLoss):
         background and classes) from the teacher's q; T: entropy of q, times log 2 / log(1+k) so
         that it is at most log 2 as above; N has 1 - q(background) for q.
         Left out are priors and regions whose centre lies in the padding or in an ignore region
-        drawn by a human. Classes that only one of the two knows are left out of dense heads; of
+        drawn by a human, and priors that the student's matching to a human's boxes leaves out.
+        Classes that only one of the two knows are left out of dense heads; of
         region heads they count as background.
         What the paper compares it with on dense heads, by `weighting`: "hard",
         A = (1 - exp(-KL))^gamma; "focal", A = (1 - p_t)^gamma, where p_t is the student's
@@ -79,8 +80,8 @@ class Adaptive(DistillationLoss):
     Needs:
         student: dense · teacher: dense · the same priors on both sides, sigmoid heads; or
         student: regions · teacher: regions, given the student's · class lists may differ, at
-        least one name must be common · boxes of targets are used by `weighting` "focal",
-        `priors` "positive" and `normaliser` "positives" alone
+        least one name must be common · which box a prior is matched to is used by `weighting`
+        "focal", `priors` "positive" and `normaliser` "positives" alone
 
     Args:
         student: Facts of the student; levels, anchors and classes are read here.
@@ -125,9 +126,9 @@ class Adaptive(DistillationLoss):
         Tangshitao/Semi-supervised-Adaptive-Distillation.
         Checked against: values by hand, a loop in float64, and the closed form of the gradient.
         Differs: from logits, not stored probabilities; N over the whole batch, at least 1 an image
-        (theirs: over one GPU, at least 1), without what is left out; the priors that their program
-        leaves out are those near a box's border (overlap 0.4 to 0.5), which here take part. Of
-        region heads the paper says nothing: T, N and background are ours.
+        (theirs: over one GPU, at least 1), without what is left out; a teacher's boxes leave no
+        priors out (in theirs, as a human's). Of region heads the paper says nothing: T, N and
+        background are ours.
     """
 
     needs = _OF_PRIORS
@@ -225,7 +226,11 @@ class Adaptive(DistillationLoss):
         known = torch.stack([target.known_classes for target in targets])  # [b k]
         sums = [
             self._level_sums(
-                logits, teacher_logits, priors_taking_part(priors, batch, targets), matched, known
+                logits,
+                teacher_logits,
+                priors_taking_part(priors, batch, targets, matched),
+                matched,
+                known,
             )
             for logits, teacher_logits, priors, matched in zip(
                 own.logits, guide.logits, own.priors, self._matched_labels(own), strict=True

@@ -13,6 +13,7 @@ from distildet.errors import ConfigError, MissingPartError
 from distildet.specs import DetectorSpec
 from distildet.structures import (
     FEATURES_NECK,
+    LEFT_OUT,
     DensePrediction,
     ImageBatch,
     RegionPrediction,
@@ -124,22 +125,34 @@ def regions_taking_part(
     )
 
 
-def priors_taking_part(priors: Tensor, batch: ImageBatch, targets: Sequence[Targets]) -> Tensor:
-    """Return [b n], whether a prior's centre is on the image and not where a human said "ignore".
+def priors_taking_part(
+    priors: Tensor,
+    batch: ImageBatch,
+    targets: Sequence[Targets],
+    matched: Tensor | None = None,
+) -> Tensor:
+    """Return [b n], whether a prior is on the image and not where a human left it open.
 
-    In ignore regions of a teacher only its detections were too weak to be boxes; what it says
-    there is what shall be learned.
+    On the image is its centre. Left open by a human are ignore regions, and what the student's own
+    matching leaves out: anchors that overlap a box too much for background and too little for an
+    object. A teacher's boxes and ignore regions, which are detections too weak to be boxes, leave
+    nothing out: what it says there is what shall be learned.
+
+    Args:
+        priors: [n 4] xyxy, batch frame.
+        batch: The images.
+        targets: One an image, batch frame.
+        matched: [b n], LEFT_OUT where the student's matching says so. None where there is none.
     """
     centers = (priors[:, :2] + priors[:, 2:]) / 2  # [n 2], x and y
     ends = batch.sizes.to(priors.device).flip(1)  # [b 2], width and height
-    shown = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)  # [b n]
-    ignored = [
-        _lie_inside(centers, target.ignore)
-        if target.origin == "human"
-        else torch.zeros_like(shown[0])
-        for target in targets
-    ]
-    return shown & ~torch.stack(ignored)
+    part = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)  # [b n]
+    for i, target in enumerate(targets):
+        if target.origin == "human":
+            part[i] &= ~_lie_inside(centers, target.ignore)
+            if matched is not None:
+                part[i] &= matched[i] != LEFT_OUT
+    return part
 
 
 def _lie_inside(points: Tensor, regions: Tensor) -> Tensor:

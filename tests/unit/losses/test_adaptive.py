@@ -272,13 +272,13 @@ KL = math.log(4 / 3) / 2
 def value_of(dense_spec, batch_of):
     """The loss of four priors and two classes, p = 3/4 and q = 1/2 each, in a 16 x 16 image."""
 
-    def compute(known=(True, True), **options):
+    def compute(known=(True, True), origin="teacher", **options):
         priors = (priors_at(*PLACES),)
         value = Adaptive(dense_spec(), dense_spec(), **options)(
             dense_output(torch.full((1, 4, 2), math.log(3)), priors=priors, matched=MATCHED),
             dense_output(torch.zeros(1, 4, 2), priors=priors),
             batch_of(((16, 16),), (24, 32)),
-            [target(known=known)],
+            [target(known=known, origin=origin)],
         )
         return value["classification"].item()
 
@@ -303,6 +303,20 @@ def value_of(dense_spec, batch_of):
 )
 def test_the_options_for_comparisons_by_hand(value_of, options, expected):
     assert value_of(**options) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("origin", "priors"), [("human", 2), ("teacher", 3)])
+@pytest.mark.parametrize("weighting", ["adaptive", "none"])
+def test_priors_that_the_matching_to_a_humans_boxes_leaves_out_take_no_part(
+    value_of, origin, priors, weighting
+):
+    # Of two classes each, and theta 0: the sum over priors is divided by their number.
+    weight = 0.321475 if weighting == "adaptive" else 1
+    value = value_of(origin=origin, weighting=weighting, normaliser="positives")
+    mass = value_of(origin=origin, weighting=weighting, theta=0.0)
+
+    assert value == pytest.approx(2 * priors * weight * KL, rel=1e-4)
+    assert mass == pytest.approx(weight * KL, rel=1e-4)
 
 
 def test_the_weighting_hard_is_adaptive_without_the_entropy(value_of):

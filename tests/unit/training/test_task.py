@@ -215,8 +215,9 @@ def watch(task):
 
 
 def make_task_of_regions():
-    torch.manual_seed(0)
-    student, teacher = make_faster_rcnn(), make_faster_rcnn()
+    student, teacher = make_detector("faster_rcnn"), make_detector("faster_rcnn")
+    for weights in teacher.parameters():
+        torch.nn.init.normal_(weights, std=0.1)
     term = TermSettings(loss="adaptive")
     loss = Adaptive(student.spec, teacher.spec)
     return Task(student, teacher, [Term("adaptive", loss, term, steps=4)])
