@@ -15,6 +15,7 @@ from distildet.losses.base import DistillationLoss, Needs, given_to_teacher
 from distildet.losses.feature_imitation import FeatureImitation
 from distildet.structures import (
     FEATURES_NECK,
+    LOSSES,
     DetectorOutput,
     ImageBatch,
     Targets,
@@ -243,9 +244,9 @@ def teacher_pass(needs: Needs) -> str:
 
 def _teacher_forward(student: Detector, guide: Detector, needs: Needs, inputs: Inputs) -> Work:
     with torch.no_grad():
-        # In training mode: regions shall be as many as in a step.
+        # With losses, as in a step: they draw the regions.
         output = student.to(inputs.batch.pixels.device).train()(
-            inputs.batch, inputs.targets, want=needs.student
+            inputs.batch, inputs.targets, want=needs.student | {LOSSES}
         )
     given = given_to_teacher([needs], output)
 
