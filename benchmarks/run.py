@@ -11,6 +11,7 @@ arm whose file exists is skipped, so the same command goes on after an interrupt
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -35,12 +36,10 @@ def main() -> int:
     plan = tomllib.loads((HERE / "sets" / f"{arguments.set}.toml").read_text(encoding="utf-8"))
     results = HERE / "results" / arguments.set
     for arm in plan["arms"]:
-        if is_kept(arm, results) and not is_missed(arm, plan, results):
+        if is_kept(arm, results):
             print(f"{arm}: kept already", flush=True)
             continue
-        options = plan.get("runs", {}).get(arm, {}).get("options", [])
-        options = [*options, "--device", arguments.device]
-        code = run_arm(arm, recipe_of(arm, plan), results, options, arguments.threads)
+        code = run_arm(arm, plan, results, arguments)
         if code:
             return code
     for comparison in plan.get("comparisons", []):
@@ -59,24 +58,26 @@ def is_kept(arm: str, results: Path) -> bool:
     return (results / f"{arm}.json").exists()
 
 
-def is_missed(arm: str, plan: dict[str, Any], results: Path) -> bool:
-    """Return whether an arm still to be run reads the run of this one, and that is gone."""
-    return not (RUNS / arm / "student").exists() and any(
-        f"runs/{arm}/" in recipe_of(later, plan).read_text(encoding="utf-8")
-        for later in plan["arms"]
-        if not is_kept(later, results)
-    )
+def run_arm(arm: str, plan: dict[str, Any], results: Path, arguments: argparse.Namespace) -> int:
+    """Run one recipe and keep its result, unless one is kept; return the exit code.
 
-
-def run_arm(arm: str, recipe: Path, results: Path, options: list[str], threads: int) -> int:
-    """Run one recipe and keep its result, unless one is kept; return the exit code."""
+    The runs that it reads are made first where they are gone, whichever set keeps their results.
+    """
+    recipe = recipe_of(arm, plan)
+    text = recipe.read_text(encoding="utf-8")
+    for name in re.findall(r"/runs/([\w-]+)/", text):
+        if not (RUNS / name / "student").exists():
+            code = run_arm(name, plan, results, arguments)
+            if code:
+                return code
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
-    command += options
-    if WEIGHTS_NEEDED_BY in recipe.read_text(encoding="utf-8"):
+    command += plan.get("runs", {}).get(arm, {}).get("options", [])
+    command += ["--device", arguments.device]
+    if WEIGHTS_NEEDED_BY in text:
         command += ["--set", f"student.pretrained={imagenet_weights()}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command
-    if code == 0 and not is_kept(arm, results):
+    if code == 0 and arm in plan["arms"] and not is_kept(arm, results):
         result = json.loads((RUNS / arm / "result.json").read_text(encoding="utf-8"))
         environment_noted = json.loads(
             (RUNS / arm / "environment.json").read_text(encoding="utf-8")
