@@ -71,9 +71,8 @@ def test_a_loss_of_features_keeps_its_contract(name, family, extra_levels):
         *((name, {}) for name in OF_PRIORS),
         ("adaptive", {"form": "official"}),
         ("adaptive", {"priors": "positive"}),
-        ("adaptive", {"weighting": "none", "normaliser": "positives"}),
-        ("adaptive", {"weighting": "focal"}),
-        ("adaptive", {"weighting": "hard"}),
+        ("adaptive", {"gamma": 0.0, "normaliser": "positives"}),
+        ("adaptive", {"form": "focal"}),
     ],
 )
 @pytest.mark.parametrize("family", ["retinanet", "fcos"])

@@ -7,32 +7,30 @@ from torch import Tensor
 
 from distildet.losses.adaptive_options import (
     AdaptiveOptions,
+    Form,
     Normaliser,
     PriorChoice,
-    Weighting,
 )
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
+from distildet.losses.comparable import (
+    check_equal_heads,
+    check_equal_priors,
+    comparable_priors,
+    comparable_regions,
+)
 from distildet.losses.compared_classes import (
     are_all,
     common_labels,
     with_background,
     with_common_classes,
 )
-from distildet.losses.compared_places import (
-    check_equal_heads,
-    check_equal_priors,
-    comparable_priors,
-    comparable_regions,
-    priors_taking_part,
-    regions_taking_part,
-)
+from distildet.losses.compared_places import priors_taking_part, regions_taking_part
 from distildet.ops.adaptive_region_sums import adaptive_region_sums
 from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
+from distildet.ops.focal_kl import focal_kl_sums
 from distildet.ops.reduce import batch_share, batch_total
-from distildet.ops.weighted_kl import weighted_kl_sums
 from distildet.specs import DetectorSpec
 from distildet.structures import (
-    BACKGROUND,
     DENSE,
     REGIONS,
     DensePrediction,
@@ -71,31 +69,30 @@ class Adaptive(DistillationLoss):
         that it is at most log 2 as above; N has 1 - q(background) for q.
         Left out are priors and regions whose centre lies in the padding or in an ignore region
         drawn by a human, and priors that the student's matching to a human's boxes leaves out.
-        Classes that only one of the two knows are left out of dense heads; of
-        region heads they count as background.
-        What the paper compares it with on dense heads, by `weighting`: "hard",
-        A = (1 - exp(-KL))^gamma; "focal", A = (1 - p_t)^gamma, where p_t is the student's
-        probability p of an object and 1 - p of background; "none", A = 1.
+        Classes that only one of the two knows are left out of dense heads; of region heads they
+        count as background.
+        What the paper compares it with: beta 0, which weighs by disagreement alone; on dense heads
+        form "focal", A = (1 - p_t)^gamma, where p_t is the student's probability p of an object
+        and 1 - p of background; gamma 0, A = 1.
 
     Needs:
         student: dense · teacher: dense · the same priors on both sides, sigmoid heads; or
         student: regions · teacher: regions, given the student's · class lists may differ, at
-        least one name must be common · which box a prior is matched to is used by `weighting`
-        "focal", `priors` "positive" and `normaliser` "positives" alone
+        least one name must be common · boxes are not needed, but for form "focal", `priors`
+        "positive" and `normaliser` "positives"; a human's leave priors out, as above
 
     Args:
         student: Facts of the student; levels, anchors and classes are read here.
         teacher: Facts of the teacher.
         form: "paper", or "official" as the authors' program computes it; both are smallest where
-            the probabilities are equal.
-        beta: Share of the teacher's entropy in the weight, >= 0.
+            the probabilities are equal. "focal", for comparison on dense heads, is slower and
+            takes more memory.
+        beta: Share of the teacher's entropy in the weight, >= 0; not read by the form "focal".
         gamma: Power of the weight, >= 0; 0 weighs all predictions the same.
         theta: Power of the teacher's probabilities in the normaliser, >= 0; larger counts
             background less.
-        weighting: Which A; the others than "adaptive" are for comparisons on dense heads, in the
-            form "paper", slower and in more memory. Only "adaptive" reads `beta`, and "none" does
-            not read `gamma`.
-        priors: "all", or "positive": those that the student's own matching gives to a box.
+        priors: "all", or "positive": those that the student's own matching gives to a box of a
+            class that is compared.
         normaliser: "mass" for N, or "positives": the number of positive priors in place of the sum
             of q^theta, at least 1 an image too.
 
@@ -143,11 +140,10 @@ class Adaptive(DistillationLoss):
         student: DetectorSpec,
         teacher: DetectorSpec,
         *,
-        form: AdaptiveForm = "paper",
+        form: Form = "paper",
         beta: float = 1.0,
         gamma: float = 2.0,
         theta: float = 1.8,
-        weighting: Weighting = "adaptive",
         priors: PriorChoice = "all",
         normaliser: Normaliser = "mass",
     ) -> None:
@@ -158,14 +154,13 @@ class Adaptive(DistillationLoss):
             beta=beta,
             gamma=gamma,
             theta=theta,
-            weighting=weighting,
             priors=priors,
             normaliser=normaliser,
         )
         own, guide = common_labels(student, teacher)
         self.are_all_compared = are_all(own, student) and are_all(guide, teacher)
         if self.needs == _OF_REGIONS:
-            self.options.check_for_regions()
+            self.options.form_of_regions()
             own, guide = with_background(own), with_background(guide)
         else:
             check_equal_priors(student, teacher)
@@ -208,7 +203,7 @@ class Adaptive(DistillationLoss):
         value, mass = adaptive_region_sums(
             own[chosen],
             guide[chosen],
-            form=self.options.form,
+            form=self.options.form_of_regions(),
             beta=self.options.beta,
             gamma=self.options.gamma,
             theta=self.options.theta,
@@ -223,65 +218,69 @@ class Adaptive(DistillationLoss):
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
         own, guide = comparable_priors(student.dense, teacher.dense)
-        known = torch.stack([target.known_classes for target in targets])  # [b k]
-        sums = [
-            self._level_sums(
-                logits,
-                teacher_logits,
-                priors_taking_part(priors, batch, targets, matched),
-                matched,
-                known,
-            )
-            for logits, teacher_logits, priors, matched in zip(
-                own.logits, guide.logits, own.priors, self._matched_labels(own), strict=True
-            )
-        ]
+        parts = priors_taking_part(own.priors, batch, targets, own.matched_labels)
+        form = self.options.own_form
+        if form is None or self.options.reads_positives:
+            sums = self._sums_by_boxes(form, own, guide, parts, targets)
+        else:
+            sums = [
+                self._level_sums(form, *level)
+                for level in zip(own.logits, guide.logits, parts, strict=True)
+            ]
         value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
         return value, mass
 
-    def _matched_labels(self, own: DensePrediction) -> Sequence[Tensor]:
-        """Return which label each prior is matched to, per level [b n]."""
-        if own.matched_labels is not None:
-            return own.matched_labels
-        if self.options.reads_boxes:
-            raise ValueError(
-                "The loss 'adaptive' with weighting: focal, priors: positive or normaliser: "
-                "positives needs the student's priors matched to boxes. Call the student with "
-                "targets, one for each image of the batch."
-            )
-        nothing = own.logits[0].new_tensor(BACKGROUND, dtype=torch.int64)
-        return [nothing.expand(logits.shape[:2]) for logits in own.logits]
-
     def _level_sums(
-        self, logits: Tensor, teacher_logits: Tensor, part: Tensor, matched: Tensor, known: Tensor
+        self, form: AdaptiveForm, own: Tensor, guide: Tensor, part: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the sum of weighted divergences of a level, and what it is normalised by."""
-        options, labels = self.options, (self.own_labels, self.guide_labels)
-        if options.takes_positives_alone:
-            part = part & (matched >= 0)
-        if options.comparison is None:
-            value, mass = adaptive_sums(
-                logits,
-                teacher_logits,
-                part,
-                form=options.form,
-                beta=options.beta,
-                gamma=options.gamma,
-                theta=options.theta,
-                labels=None if self.are_all_compared else labels,
+        """Return the sum of weighted divergences of a level, and the teacher's mass."""
+        return adaptive_sums(
+            own,
+            guide,
+            part,
+            form=form,
+            beta=self.options.beta,
+            gamma=self.options.gamma,
+            theta=self.options.theta,
+            labels=None if self.are_all_compared else (self.own_labels, self.guide_labels),
+        )
+
+    def _sums_by_boxes(
+        self,
+        form: AdaptiveForm | None,
+        own: DensePrediction,
+        guide: DensePrediction,
+        parts: Sequence[Tensor],
+        targets: Sequence[Targets],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the same with the options that read which box a prior is matched to."""
+        if own.matched_labels is None:
+            raise ValueError(
+                "The loss 'adaptive' with form: focal, priors: positive or normaliser: positives "
+                "needs the student's priors matched to boxes. Call the student with targets, one "
+                "for each image of the batch."
             )
-        else:
-            value, mass = weighted_kl_sums(
-                logits,
-                teacher_logits,
-                part,
-                matched=matched,
-                known=known,
-                labels=labels,
-                weighting=options.comparison,
-                gamma=options.gamma,
-                theta=options.theta,
-            )
-        if options.counts_positives:
-            mass = (part & (matched >= 0)).sum().to(mass.dtype)
-        return value, mass
+        known = torch.stack([target.known_classes for target in targets])  # [b k]
+        sums = []
+        for logits, teacher_logits, part, matched in zip(
+            own.logits, guide.logits, parts, own.matched_labels, strict=True
+        ):
+            positive = part & torch.isin(matched, self.own_labels)
+            chosen = positive if self.options.takes_positives_alone else part
+            if form is None:
+                value, mass = focal_kl_sums(
+                    logits,
+                    teacher_logits,
+                    chosen,
+                    matched=matched,
+                    known=known,
+                    labels=(self.own_labels, self.guide_labels),
+                    gamma=self.options.gamma,
+                    theta=self.options.theta,
+                )
+            else:
+                value, mass = self._level_sums(form, logits, teacher_logits, chosen)
+            if self.options.counts_positives:
+                mass = positive.sum().to(mass.dtype)
+            sums.append((value, mass))
+        return sums

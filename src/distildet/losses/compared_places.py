@@ -1,137 +1,20 @@
-"""The places where student and teacher are compared: priors of dense heads, or regions.
+"""Which priors and regions of a batch take part in a comparison of student and teacher."""
 
-Of priors both must have the same; regions are the student's, which the teacher judges too.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from distildet.errors import ConfigError, MissingPartError
-from distildet.specs import DetectorSpec
-from distildet.structures import (
-    FEATURES_NECK,
-    LEFT_OUT,
-    DensePrediction,
-    ImageBatch,
-    RegionPrediction,
-    Targets,
-)
-
-# The options of a detector that say where and how large its priors are begin so.
-_PRIOR_OPTIONS = "anchor_"
-
-
-def check_equal_heads(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    """Refuse a pair of which the one has a dense and the other a region head.
-
-    Args:
-        student: Facts of the student.
-        teacher: Facts of the teacher.
-
-    Raises:
-        MissingPartError: That is so.
-    """
-    if {student.head, teacher.head} == {"dense", "region"}:
-        raise MissingPartError(
-            f"the student {student.family!r} has a {student.head} head, the teacher "
-            f"{teacher.family!r} a {teacher.head} head. Accepted: dense heads of the same family, "
-            "or region heads, on both sides."
-        )
-
-
-def check_equal_priors(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    """Refuse a pair of which not every prior of the one is a prior of the other.
-
-    Args:
-        student: Facts of the student.
-        teacher: Facts of the teacher.
-
-    Raises:
-        ConfigError: Families, levels or anchors differ.
-    """
-    own, guide = _priors_of(student), _priors_of(teacher)
-    if own == guide:
-        return
-    # Another family has options of its own; its name says enough.
-    names = ["family"] if student.family != teacher.family else list({**own, **guide})
-    differing = [name for name in names if own.get(name) != guide.get(name)]
-    raise ConfigError(
-        "the logits of both are compared prior by prior, and their priors differ. The student has "
-        f"{_listed(own, differing)}; the teacher has {_listed(guide, differing)}. Accepted: a "
-        "student of the teacher's family with its levels (backbone_levels, extra_levels) and "
-        "anchors."
-    )
-
-
-def comparable_priors(
-    own: DensePrediction | None, guide: DensePrediction | None
-) -> tuple[DensePrediction, DensePrediction]:
-    """Return the predictions of both after checking that they stand for the same priors."""
-    if own is None or guide is None:
-        raise ValueError("The loss 'adaptive' needs the part 'dense' of student and teacher.")
-    if own.activation != "sigmoid" or guide.activation != "sigmoid":
-        raise ConfigError(
-            f"loss 'adaptive': the activation of the student's logits is {own.activation}, of the "
-            f"teacher's {guide.activation}. Accepted: sigmoid on both sides."
-        )
-    found, wanted = _prior_counts(own), _prior_counts(guide)
-    if found != wanted:
-        raise ConfigError(
-            f"loss 'adaptive': the student has {found} priors on its levels, the teacher {wanted} "
-            "on the same images. Both must have the same; take a student with the teacher's "
-            "backbone levels and anchors."
-        )
-    return own, guide
-
-
-def comparable_regions(
-    own: RegionPrediction | None, guide: RegionPrediction | None
-) -> tuple[RegionPrediction, RegionPrediction]:
-    """Return the predictions of both after checking that they are of the same regions.
-
-    Args:
-        own: Of the student.
-        guide: Of the teacher, which was given the student's regions.
-
-    Raises:
-        ValueError: A prediction is missing, or the teacher judged other regions.
-    """
-    if own is None or guide is None:
-        raise ValueError("The loss 'adaptive' needs the part 'regions' of student and teacher.")
-    if len(own.proposals) != len(guide.proposals) or not all(
-        # As a rule they are the same tensors, which need not be read.
-        one is other or torch.equal(one, other)
-        for one, other in zip(own.proposals, guide.proposals, strict=True)
-    ):
-        raise ValueError(
-            "The loss 'adaptive': the teacher judged other regions than the student. Give it the "
-            'student\'s: given={"regions": output.regions}.'
-        )
-    return own, guide
-
-
-def regions_taking_part(
-    regions: Sequence[Tensor], batch: ImageBatch, targets: Sequence[Targets]
-) -> Tensor:
-    """Return [m] as `priors_taking_part`, for the regions [n 4] of each image in turn."""
-    return torch.cat(
-        [
-            priors_taking_part(boxes, batch.part(i, i + 1), [target])[0]
-            for i, (boxes, target) in enumerate(zip(regions, targets, strict=True))
-        ]
-    )
+from distildet.structures import LEFT_OUT, ImageBatch, Targets
 
 
 def priors_taking_part(
-    priors: Tensor,
+    levels: Sequence[Tensor],
     batch: ImageBatch,
     targets: Sequence[Targets],
-    matched: Tensor | None = None,
-) -> Tensor:
-    """Return [b n], whether a prior is on the image and not where a human left it open.
+    matched: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """Return per level [b n], whether a prior is on the image and not where a human left it open.
 
     On the image is its centre. Left open by a human are ignore regions, and what the student's own
     matching leaves out: anchors that overlap a box too much for background and too little for an
@@ -139,20 +22,63 @@ def priors_taking_part(
     nothing out: what it says there is what shall be learned.
 
     Args:
-        priors: [n 4] xyxy, batch frame.
+        levels: [n 4] xyxy each, batch frame.
         batch: The images.
         targets: One an image, batch frame.
-        matched: [b n], LEFT_OUT where the student's matching says so. None where there is none.
+        matched: Per level [b n], LEFT_OUT where the student's matching says so. None where there
+            is none.
     """
-    centers = (priors[:, :2] + priors[:, 2:]) / 2  # [n 2], x and y
-    ends = batch.sizes.to(priors.device).flip(1)  # [b 2], width and height
-    part = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)  # [b n]
-    for i, target in enumerate(targets):
-        if target.origin == "human":
-            part[i] &= ~_lie_inside(centers, target.ignore)
-            if matched is not None:
-                part[i] &= matched[i] != LEFT_OUT
-    return part
+    ends = _ends(batch, levels)
+    by_human = torch.tensor([target.origin == "human" for target in targets], device=ends.device)
+    parts = []
+    for index, priors in enumerate(levels):
+        centers = _centers(priors)
+        part = torch.stack(
+            [
+                _counts(centers, end, target)
+                for end, target in zip(ends.unbind(), targets, strict=True)
+            ]
+        )
+        if matched is not None:
+            part &= ~(by_human[:, None] & (matched[index] == LEFT_OUT))
+        parts.append(part)
+    return parts
+
+
+def regions_taking_part(
+    regions: Sequence[Tensor], batch: ImageBatch, targets: Sequence[Targets]
+) -> Tensor:
+    """Return [m], whether a region is on the image and not where a human left it open.
+
+    Args:
+        regions: Of each image [n 4] xyxy, batch frame; m in all.
+        batch: The images.
+        targets: One an image, batch frame.
+    """
+    ends = _ends(batch, regions).unbind()
+    return torch.cat(
+        [
+            _counts(_centers(boxes), end, target)
+            for boxes, end, target in zip(regions, ends, targets, strict=True)
+        ]
+    )
+
+
+def _ends(batch: ImageBatch, places: Sequence[Tensor]) -> Tensor:
+    """Return [b 2], width and height of each image, on the device of the places."""
+    return batch.sizes.to(places[0].device).flip(1)
+
+
+def _centers(boxes: Tensor) -> Tensor:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2  # [n 2], x and y
+
+
+def _counts(centers: Tensor, end: Tensor, target: Targets) -> Tensor:
+    """Return [n], which centres lie on the image and in no ignore region drawn by a human."""
+    counts = ((centers >= 0) & (centers < end)).all(1)
+    if target.origin == "human" and len(target.ignore):
+        counts &= ~_lie_inside(centers, target.ignore)
+    return counts
 
 
 def _lie_inside(points: Tensor, regions: Tensor) -> Tensor:
@@ -160,20 +86,3 @@ def _lie_inside(points: Tensor, regions: Tensor) -> Tensor:
     after_start = (points[:, None] > regions[:, :2]).all(2)  # [n m]
     before_end = (points[:, None] < regions[:, 2:]).all(2)
     return (after_start & before_end).any(1)
-
-
-def _prior_counts(prediction: DensePrediction) -> list[int]:
-    return [logits.shape[1] for logits in prediction.logits]
-
-
-def _priors_of(spec: DetectorSpec) -> dict[str, Any]:
-    """Return what the priors of a dense head depend on, by name, as it reads in a message."""
-    levels = spec.levels_of(FEATURES_NECK).values()
-    listed = ", ".join(f"{level.name} (stride {level.stride})" for level in levels)
-    # Values, not texts: an anchor scale of 4 is one of 4.0.
-    anchors = {n: value for n, value in spec.options.items() if n.startswith(_PRIOR_OPTIONS)}
-    return {"family": spec.family, "levels": listed, **anchors}
-
-
-def _listed(facts: Mapping[str, Any], names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {facts.get(name, 'not given')}" for name in names)

@@ -289,14 +289,14 @@ def value_of(dense_spec, batch_of):
     ("options", "expected"),
     [
         # Three priors of two classes, mass 6 / 2 = 3.
-        ({"weighting": "none", "theta": 1.0}, 6 * KL / 3),
+        ({"gamma": 0.0, "theta": 1.0}, 6 * KL / 3),
         # One positive prior on the image.
-        ({"weighting": "none", "normaliser": "positives"}, 6 * KL),
-        ({"weighting": "hard", "theta": 1.0}, 6 * (1 - 0.75**0.5) ** 2 * KL / 3),
+        ({"gamma": 0.0, "normaliser": "positives"}, 6 * KL),
+        ({"beta": 0.0, "theta": 1.0}, 6 * (1 - 0.75**0.5) ** 2 * KL / 3),
         # One object, and three that are none, of the two priors with a label: mass 4 / 2.
-        ({"weighting": "focal", "theta": 1.0}, ((1 / 4) ** 2 + 3 * (3 / 4) ** 2) * KL / 2),
+        ({"form": "focal", "theta": 1.0}, ((1 / 4) ** 2 + 3 * (3 / 4) ** 2) * KL / 2),
         # Of the positive prior, mass 2 with theta 0.
-        ({"weighting": "none", "priors": "positive", "theta": 0.0}, 2 * KL / 2),
+        ({"gamma": 0.0, "priors": "positive", "theta": 0.0}, 2 * KL / 2),
         ({"priors": "positive", "theta": 0.0}, 2 * 0.321475 * KL / 2),
         ({"normaliser": "positives"}, 6 * 0.321475 * KL),
     ],
@@ -306,37 +306,28 @@ def test_the_options_for_comparisons_by_hand(value_of, options, expected):
 
 
 @pytest.mark.parametrize(("origin", "priors"), [("human", 2), ("teacher", 3)])
-@pytest.mark.parametrize("weighting", ["adaptive", "none"])
+@pytest.mark.parametrize(("gamma", "weight"), [(2.0, 0.321475), (0.0, 1.0)])
 def test_priors_that_the_matching_to_a_humans_boxes_leaves_out_take_no_part(
-    value_of, origin, priors, weighting
+    value_of, origin, priors, gamma, weight
 ):
     # Of two classes each, and theta 0: the sum over priors is divided by their number.
-    weight = 0.321475 if weighting == "adaptive" else 1
-    value = value_of(origin=origin, weighting=weighting, normaliser="positives")
-    mass = value_of(origin=origin, weighting=weighting, theta=0.0)
+    value = value_of(origin=origin, gamma=gamma, normaliser="positives")
+    mass = value_of(origin=origin, gamma=gamma, theta=0.0)
 
     assert value == pytest.approx(2 * priors * weight * KL, rel=1e-4)
     assert mass == pytest.approx(weight * KL, rel=1e-4)
 
 
-def test_the_weighting_hard_is_adaptive_without_the_entropy(value_of):
-    assert value_of(weighting="hard") == pytest.approx(value_of(beta=0.0), rel=1e-5)
-
-
-def test_the_weighting_none_is_adaptive_with_the_power_0(value_of):
-    assert value_of(weighting="none") == pytest.approx(value_of(gamma=0.0), rel=1e-5)
-
-
-def test_the_focal_weight_needs_classes_that_somebody_looked_for(value_of):
+def test_the_form_focal_needs_classes_that_somebody_looked_for(value_of):
     # Of the first class two priors that are no object, mass 2 / 2.
-    value = value_of(known=(True, False), weighting="focal", theta=1.0)
+    value = value_of(known=(True, False), form="focal", theta=1.0)
 
     assert value == pytest.approx(2 * (3 / 4) ** 2 * KL, rel=1e-5)
 
 
-def test_objects_of_the_focal_weight_are_of_the_students_classes(dense_spec, batch_of):
+def test_objects_of_the_form_focal_are_of_the_students_classes(dense_spec, batch_of):
     # The second class of the student is the first of the teacher; its prior is matched to it.
-    loss = Adaptive(dense_spec("xb"), dense_spec("by"), weighting="focal", normaliser="positives")
+    loss = Adaptive(dense_spec("xb"), dense_spec("by"), form="focal", normaliser="positives")
     student = dense_output(torch.full((1, 1, 2), math.log(3)), matched=([[1]],))
     teacher = dense_output(torch.tensor([[[0.0, 9.0]]]))
 
@@ -345,8 +336,19 @@ def test_objects_of_the_focal_weight_are_of_the_students_classes(dense_spec, bat
     assert value["classification"].item() == pytest.approx((1 / 4) ** 2 * KL, rel=1e-5)
 
 
+def test_positive_priors_are_those_of_classes_that_are_compared(dense_spec, batch_of):
+    # Of the student's classes a and b the teacher knows b alone; four priors are matched to a.
+    loss = Adaptive(dense_spec("ab"), dense_spec("bz"), gamma=0.0, normaliser="positives")
+    student = dense_output(torch.full((1, 5, 2), math.log(3)), matched=([[0, 0, 0, 0, 1]],))
+    teacher = dense_output(torch.zeros(1, 5, 2))
+
+    value = loss(student, teacher, batch_of(((8, 8),), (8, 8)), [target(origin="teacher")])
+
+    assert value["classification"].item() == pytest.approx(5 * KL, rel=1e-5)
+
+
 @pytest.mark.parametrize(
-    "options", [{"weighting": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
+    "options", [{"form": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
 )
 def test_without_a_positive_prior_the_value_is_finite_with_a_graph(dense_spec, batch_of, options):
     student = torch.ones(2, 1, 2, requires_grad=True)
@@ -365,7 +367,7 @@ def test_without_a_positive_prior_the_value_is_finite_with_a_graph(dense_spec, b
 
 
 @pytest.mark.parametrize(
-    "options", [{"weighting": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
+    "options", [{"form": "focal"}, {"priors": "positive"}, {"normaliser": "positives"}]
 )
 def test_options_that_read_boxes_need_matched_priors(dense_spec, batch_of, options):
     output = dense_output(torch.zeros(1, 5, 2))
@@ -430,13 +432,12 @@ def test_class_lists_without_a_common_name_are_refused(dense_spec):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "papre"}, r"form: found 'papre'\. Accepted: official, paper\. Did you mean 'pap"),
-        ({"weighting": "fdl"}, r"weighting: found 'fdl'\. Accepted: adaptive, focal, hard, none\."),
+        ({"form": "papre"}, r"form: found 'papre'\. Accepted: focal, official, paper\. Did you"),
         ({"priors": "some"}, r"priors: found 'some'\. Accepted: all, positive\."),
         ({"normaliser": "n"}, r"normaliser: found 'n'\. Accepted: mass, positives\."),
         (
-            {"form": "official", "weighting": "hard"},
-            r"form: found 'official' with weighting 'hard'\. Accepted with it: paper",
+            {"form": "a", "gamma": -1.0},
+            r"form: found 'a'.* gamma: found -1\.0\. Accepted: a finite",
         ),
         ({"beta": -0.1}, r"beta: found -0\.1\. Accepted: a finite number of 0 or more\."),
         ({"gamma": math.inf}, r"gamma: found inf\."),

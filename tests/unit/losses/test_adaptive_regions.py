@@ -231,17 +231,11 @@ def test_a_dense_teacher_of_a_student_with_regions_is_refused(region_spec, dense
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"form": "focal"}, r"^form: found 'focal', between region heads\..*: form: paper or off"),
+        ({"priors": "positive"}, r"^priors: found 'positive', between region.*: priors: all\.$"),
         (
-            {"weighting": "focal"},
-            r"^weighting: found 'focal', between region heads\..*weighting: ada",
-        ),
-        (
-            {"priors": "positive"},
-            r"^priors: found 'positive', between region.*: priors: all; leave",
-        ),
-        (
-            {"weighting": "none", "normaliser": "positives"},
-            r"^weighting: found 'none', normaliser: found 'positives', bet.*of none take gamma: 0",
+            {"form": "focal", "normaliser": "positives"},
+            r"^form: found 'focal', normaliser: found 'positives', between.* normaliser: mass\.$",
         ),
     ],
 )
