@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distildet import artefacts
 from distildet.ops.draws import step_seed
-from distildet.structures import BACKGROUND
+from distildet.structures import BACKGROUND, LEFT_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class BalancedSampler:
         """Draw from one image.
 
         Args:
-            matched: [n] int64 as `match_anchors` returns it; what is left out is never drawn.
+            matched: [n] int64 as `match_anchors` returns it; what is left out is not drawn.
             generator: Source of the random numbers, on the CPU.
 
         Returns:
@@ -35,9 +35,24 @@ class BalancedSampler:
         """
         foreground = torch.where(matched >= 0)[0]
         background = torch.where(matched == BACKGROUND)[0]
-        most = int(self.number * self.foreground_share)
-        foreground = _drawn(foreground, most, generator)
+        foreground = _drawn(foreground, self._most_foreground, generator)
         return foreground, _drawn(background, self.number - len(foreground), generator)
+
+    def left_out(self, matched: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw from what is left out of one image, at most as many as foreground may be.
+
+        Args:
+            matched: [n] int64 as `match_anchors` returns it.
+            generator: Source of the random numbers, on the CPU.
+
+        Returns:
+            Indices, ascending.
+        """
+        return _drawn(torch.where(matched == LEFT_OUT)[0], self._most_foreground, generator)
+
+    @property
+    def _most_foreground(self) -> int:
+        return int(self.number * self.foreground_share)
 
 
 def image_generators(image_ids: Sequence[str]) -> list[torch.Generator]:

@@ -1,9 +1,11 @@
 """Faster R-CNN (Ren et al., arXiv 1506.01497) with a feature pyramid (Lin et al., 1612.03144)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 
@@ -70,7 +72,10 @@ class FasterRCNN(PyramidDetector):
 
     The part "regions" holds what the region head says about proposals: those that it learns from
     where "losses" are wanted too, otherwise those that detections are made of, or, with
-    `given={"regions": ...}`, those of another detector on the same batch.
+    `given={"regions": ...}`, those of another detector on the same batch. Where a teacher drew the
+    boxes, those to learn from are followed by up to a quarter of `region_samples` on its ignore
+    regions, where it is undecided; the losses are the same without them. They go through the
+    region head by themselves, which BatchNorm in train mode sees as a further batch.
 
     Args:
         classes: What it detects.
@@ -215,7 +220,13 @@ class FasterRCNN(PyramidDetector):
         if wanted & {LOSSES, DETECTIONS} or (REGIONS in wanted and regions is None):
             dense = self.proposal_network(features, (pixels.shape[2], pixels.shape[3]))
             if LOSSES in wanted and targets is not None:
-                losses, learned = self._learn(features, dense, batch, targets)
+                losses, learned = self._learn(
+                    features,
+                    dense,
+                    batch,
+                    targets,
+                    with_undecided=REGIONS in wanted and regions is None,
+                )
                 regions = learned if regions is None else regions
             if DETECTIONS in wanted or (REGIONS in wanted and regions is None):
                 proposals = self.proposal_network.select(
@@ -241,8 +252,13 @@ class FasterRCNN(PyramidDetector):
         dense: DensePrediction,
         batch: ImageBatch,
         targets: Sequence[Targets],
+        *,
+        with_undecided: bool,
     ) -> tuple[dict[str, Tensor], RegionPrediction]:
-        """Return the losses, and the predictions of the regions that they come from."""
+        """Return the losses, and the predictions of the regions that they come from.
+
+        Those of undecided regions follow, where wanted.
+        """
         generators = image_generators(batch.image_ids)
         losses = proposal_losses(
             dense,
@@ -259,8 +275,13 @@ class FasterRCNN(PyramidDetector):
             matcher=self.region_matcher,
             sampler=self.region_sampler,
             generators=generators,
+            with_undecided=with_undecided,
         )
-        regions = self.region_head(features, [region.boxes for region in sampled])
+        regions = self.region_head(features, [one.learned for one in sampled])
+        undecided = [one.undecided for one in sampled]
+        if any(len(boxes) for boxes in undecided):
+            # In a pass of their own: beside them BatchNorm would change the losses of the others.
+            regions = _joined(regions, self.region_head(features, undecided))
         losses |= region_losses(
             regions,
             sampled,
@@ -282,6 +303,21 @@ class FasterRCNN(PyramidDetector):
             max_detections=options["max_detections"],
             is_finite=is_finite,
         )
+
+
+def _joined(first: RegionPrediction, second: RegionPrediction) -> RegionPrediction:
+    """Return, image by image, the one's regions and then the other's."""
+    return RegionPrediction(
+        **{
+            field.name: tuple(
+                torch.cat(pair)
+                for pair in zip(
+                    getattr(first, field.name), getattr(second, field.name), strict=True
+                )
+            )
+            for field in fields(RegionPrediction)
+        }
+    )
 
 
 def _check_columns(unused: Sequence[int], num_columns: int) -> None:

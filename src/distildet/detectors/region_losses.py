@@ -15,22 +15,35 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from distildet.detectors.balanced_sampler import BalancedSampler
 from distildet.detectors.dense_losses import match_anchors
 from distildet.ops.reduce import batch_normaliser
-from distildet.structures import BACKGROUND, DensePrediction, RegionPrediction, Targets
+from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, RegionPrediction, Targets
 
 SMOOTH_L1_BETA = 1 / 9  # Ren et al., arXiv 1506.01497, as Girshick's code sets it
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledRegions:
-    """The regions of one image that the region head learns from.
+    """The regions of one image that the region head learns from, and undecided ones after these.
+
+    Undecided are regions on a teacher's ignore regions, its detections too weak to be boxes. They
+    are there to be compared with a teacher; the region losses neither read nor count them.
 
     Args:
         boxes: [n 4] xyxy, batch frame.
-        matched: [n] int64, index of the target box, or BACKGROUND.
+        matched: [n] int64, index of the target box, BACKGROUND, or LEFT_OUT of an undecided one.
     """
 
     boxes: Tensor
     matched: Tensor
+
+    @property
+    def learned(self) -> Tensor:
+        """Return the boxes [m 4] of the regions that the region losses learn from."""
+        return self.boxes[self.matched != LEFT_OUT]
+
+    @property
+    def undecided(self) -> Tensor:
+        """Return the boxes [m 4] of the undecided regions."""
+        return self.boxes[self.matched == LEFT_OUT]
 
 
 def proposal_losses(
@@ -89,8 +102,12 @@ def sample_regions(
     matcher: Matcher,
     sampler: BalancedSampler,
     generators: Sequence[torch.Generator],
+    with_undecided: bool = False,
 ) -> list[SampledRegions]:
     """Choose the regions that the region head learns from; the target boxes are among them.
+
+    Undecided ones come in addition, at most as many as foreground may be, and are drawn last: the
+    others are the same with and without them.
 
     Args:
         proposals: An image [n 4] xyxy, batch frame.
@@ -98,6 +115,8 @@ def sample_regions(
         matcher: torchvision's IoU matcher.
         sampler: Draws regions of each image.
         generators: One an image, what the sampler draws from.
+        with_undecided: Whether, where a teacher drew the boxes, regions that the matching leaves
+            out are chosen too.
     """
     regions = [
         torch.cat([boxes, target.boxes.to(boxes.dtype)])
@@ -105,8 +124,12 @@ def sample_regions(
     ]
     matches = [match_anchors(r, t, matcher) for r, t in zip(regions, targets, strict=True)]
     sampled = []
-    for boxes, matched, generator in zip(regions, matches, generators, strict=True):
+    for boxes, matched, target, generator in zip(
+        regions, matches, targets, generators, strict=True
+    ):
         chosen = torch.cat(sampler(matched, generator)).sort().values
+        if with_undecided and target.origin == "teacher":
+            chosen = torch.cat([chosen, sampler.left_out(matched, generator)])
         sampled.append(SampledRegions(boxes=boxes[chosen], matched=matched[chosen]))
     return sampled
 
@@ -121,12 +144,13 @@ def region_losses(
 ) -> dict[str, Tensor]:
     """Compute the losses of a region head with softmax over background and classes.
 
-    Normaliser: the number of regions drawn in the whole batch, at least 1. A box's weight
-    multiplies the terms of its regions but not the normaliser. The target of a background region
-    is "background or a class that nobody looked for": the probability of all of these together.
+    Normaliser: the number of regions drawn in the whole batch, without undecided ones, at least 1.
+    A box's weight multiplies the terms of its regions but not the normaliser. The target of a
+    background region is "background or a class that nobody looked for": the probability of all of
+    these together.
 
     Args:
-        prediction: Of the sampled regions, all columns.
+        prediction: Of the sampled regions, undecided ones included, all columns.
         sampled: One an image, as `sample_regions` returns them.
         targets: One an image, batch frame.
         columns: For each class its column, counted without background.
@@ -143,19 +167,20 @@ def region_losses(
     for i, target in enumerate(targets):
         matched = sampled[i].matched
         foreground = torch.where(matched >= 0)[0]
+        background = torch.where(matched == BACKGROUND)[0]
         boxes_of = matched[foreground]
         wanted_columns = column_of[target.labels[boxes_of]]
         weights = target.weights[boxes_of]
         log_probs = F.log_softmax(prediction.logits[i].float(), dim=1)  # [n 1+k]
         # Column 0 is the background.
         named = log_probs[foreground, 1 + wanted_columns]
-        unnamed = log_probs[matched == BACKGROUND][:, _background_columns(target, column_of)]
+        unnamed = log_probs[background][:, _background_columns(target, column_of)]
         classification = classification - (named * weights).sum() - unnamed.logsumexp(1).sum()
         codes = prediction.box_codes[i][foreground, wanted_columns].float()
         regions = sampled[i].boxes[foreground]
         wanted = box_coder.encode_single(target.boxes[boxes_of], regions)
         box = box + _box_sum(codes, wanted, weights)
-        num_drawn += len(matched)
+        num_drawn += len(foreground) + len(background)
     normaliser = batch_normaliser(classification.new_tensor(num_drawn))
     return {"classification": classification / normaliser, "box": box / normaliser}
 

@@ -27,6 +27,23 @@ def test_it_draws_as_many_of_each_kind_as_torchvision(number, share, foreground,
     assert all(one.unique().equal(one) for one in drawn)
 
 
+@pytest.mark.parametrize(
+    ("number", "share", "there_are", "drawn"),
+    [(16, 0.25, 9, 4), (16, 0.25, 3, 3), (7, 0.5, 9, 3), (16, 0.0, 9, 0), (16, 0.25, 0, 0)],
+)
+def test_of_what_is_left_out_at_most_as_many_are_drawn_as_foreground(
+    number, share, there_are, drawn
+):
+    of_boxes = matched(foreground=20, background=20, left_out=there_are)
+
+    found = BalancedSampler(number=number, foreground_share=share).left_out(
+        of_boxes, torch.Generator()
+    )
+
+    assert len(found.unique()) == len(found) == drawn
+    assert (of_boxes[found] == LEFT_OUT).all()
+
+
 def test_every_background_anchor_is_drawn_equally_often():
     of_boxes = matched(foreground=0, background=10, left_out=5)
     sampler = BalancedSampler(number=5, foreground_share=0.5)

@@ -13,7 +13,7 @@ from distildet.detectors.region_losses import (
     region_losses,
     sample_regions,
 )
-from distildet.structures import DensePrediction, RegionPrediction, Targets
+from distildet.structures import LEFT_OUT, DensePrediction, RegionPrediction, Targets
 
 ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
 CODER = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
@@ -156,6 +156,16 @@ def test_losses_of_huge_logits_are_finite():
     assert found["classification"] == pytest.approx((2e4 + 2 * math.log(3)) / 3)
 
 
+def test_an_undecided_region_adds_nothing_and_is_not_counted():
+    # The same three regions as without it, by hand above; its logits and codes are far off.
+    targets = make_targets([[0, 0, 10, 10]], [1], weights=[0.5])
+    regions = torch.cat([ANCHORS, torch.tensor([[60.0, 60, 70, 70]])])
+
+    found = region_losses_of(targets, [*EVEN, [50.0, -50.0, 0.0]], [0, -1, -1, LEFT_OUT], regions)
+
+    assert found == pytest.approx({"classification": 2.5 * math.log(3) / 3, "box": 0.5 * BOX / 3})
+
+
 def test_target_boxes_are_among_the_regions_and_ignored_ones_are_not():
     proposals = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
     targets = make_targets([[0, 0, 10, 10]], [1], ignore=[[20, 20, 30, 29]])
@@ -198,3 +208,49 @@ def test_at_most_the_foreground_share_is_drawn_as_foreground():
 
     assert (sampled.matched >= 0).sum() == 4
     assert len(sampled.matched) == 16
+
+
+@pytest.mark.parametrize(("origin", "undecided"), [("teacher", [[20, 20, 30, 30]]), ("human", [])])
+def test_undecided_regions_are_those_on_ignore_regions_of_a_teacher(origin, undecided):
+    # On the ignore region by 0.9, beside it, on the target box.
+    proposals = torch.tensor([[20.0, 20, 30, 30], [40, 40, 50, 50], [0, 0, 10, 9]])
+    targets = make_targets([[0, 0, 10, 10]], [1], ignore=[[20, 20, 30, 29]], origin=origin)
+
+    (sampled,) = sample_regions(
+        [proposals],
+        [targets],
+        matcher=REGION_MATCHER,
+        sampler=EVERYTHING,
+        generators=[torch.Generator()],
+        with_undecided=True,
+    )
+
+    assert sampled.learned.tolist() == [[40, 40, 50, 50], [0, 0, 10, 9], [0, 0, 10, 10]]
+    assert sampled.undecided.tolist() == undecided
+    assert sampled.boxes.tolist() == sampled.learned.tolist() + undecided
+    assert sampled.matched.tolist() == [-1, 0, 0] + [LEFT_OUT] * len(undecided)
+
+
+def test_undecided_regions_come_after_the_same_others_in_at_most_their_share():
+    starts = torch.arange(150.0)[:, None] / 50
+    # Fifty a place, each a little elsewhere: on the box, on the ignore region, on neither.
+    proposals = torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60], [80, 80, 100, 100]])
+    proposals = proposals.repeat_interleave(50, dim=0) + starts % 1
+
+    def sampled(**settings):
+        return sample_regions(
+            [proposals],
+            [make_targets([[0, 0, 20, 20]], [0], ignore=[[40, 40, 60, 60]])],
+            matcher=REGION_MATCHER,
+            sampler=BalancedSampler(number=16, foreground_share=0.25),
+            generators=[torch.Generator().manual_seed(0)],
+            **settings,
+        )[0]
+
+    without, found = sampled(), sampled(with_undecided=True)
+
+    assert len(without.boxes) == 16
+    assert torch.equal(found.boxes[:16], without.boxes)
+    assert torch.equal(found.matched[:16], without.matched)
+    assert found.matched[16:].tolist() == [LEFT_OUT] * 4
+    assert ((found.boxes[16:] >= 40) & (found.boxes[16:] < 61)).all()

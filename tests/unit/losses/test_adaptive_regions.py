@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distildet.classes import ClassList
+from distildet.detectors.faster_rcnn import FasterRCNN
 from distildet.errors import ClassMapError, ConfigError, MissingPartError
 from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import misfit
@@ -269,3 +270,32 @@ def test_outputs_without_the_part_are_refused(region_spec, batch_of):
         Adaptive(region_spec(), region_spec())(
             DetectorOutput(), DetectorOutput(), batch_of(((8, 8),), (8, 8)), [target()]
         )
+
+
+def test_of_two_detectors_it_counts_regions_about_which_pseudo_labels_are_undecided(batch_of):
+    torch.manual_seed(0)
+    student, teacher = (
+        FasterRCNN(
+            ClassList(("a", "b")),
+            backbone="test_efficientnet",
+            backbone_levels=("C3", "C4"),
+            neck_channels=8,
+            anchor_scale=2.0,
+            region_channels=8,
+            region_samples=8,
+        ).eval()
+        for _ in range(2)
+    )
+    batch = batch_of(((64, 64),) * 2, (64, 64))
+    batch.pixels.uniform_()
+    ignore = [[x, y, x + 16.0, y + 16.0] for x in (0.0, 8.0, 16.0) for y in (0.0, 16.0, 32.0)]
+    targets = [target(*ignore, origin="teacher")] * 2
+    own = student(batch, targets, want={"losses", "regions"})
+    guide = teacher(batch, want={"regions"}, given={"regions": own.regions})
+
+    value = Adaptive(student.spec, teacher.spec)(own, guide, batch, targets)["classification"]
+
+    own_logits, guide_logits = (torch.cat(one.regions.logits).tolist() for one in (own, guide))
+    assert len(own_logits) == 2 * (8 + 2)  # 2 = int(8 * 0.25) undecided ones an image
+    pairs = list(zip(own_logits, guide_logits, strict=True))
+    assert value.item() == pytest.approx(naive(pairs, images=2), rel=1e-4)
