@@ -53,8 +53,8 @@ class Adaptive(DistillationLoss):
     """Pushes the class probabilities of the student, place by place, towards the teacher's.
 
     The places are the priors of dense heads or, of two-stage detectors, the regions that the
-    student learns from, which the teacher's region head judges too. Nearly all are easy
-    background. A prediction counts more where student and teacher disagree (hard to mimic) and
+    student learns from and those about which pseudo labels are undecided, which the teacher's
+    region head judges too. Nearly all are easy background. A prediction counts more where student and teacher disagree (hard to mimic) and
     where the teacher itself is undecided (hard to learn). No box is needed, so unlabeled images
     teach as labeled ones do. It does not help to place boxes.
 

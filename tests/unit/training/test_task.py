@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -255,8 +256,16 @@ def test_a_teacher_whose_terms_read_no_regions_is_given_nothing(distilling, batc
     assert task.teacher.given == [{}]
 
 
-def test_a_batch_whose_regions_are_compared_equals_its_micro_batches(batch_of):
+UNDECIDED = torch.tensor([[x, y, x + 12.0, y + 12.0] for x in (0, 8, 16) for y in (0, 8, 16)])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"origin": "teacher", "ignore": UNDECIDED}], ids=["human", "teacher"]
+)
+def test_a_batch_whose_regions_are_compared_equals_its_micro_batches(batch_of, changes):
     batch, targets = batch_of(0, images=8)
+    # Undecided regions in some images alone.
+    targets = tuple(replace(t, **changes) if i % 3 else t for i, t in enumerate(targets))
     task = make_task_of_regions().train()
     task.student.freeze_batch_norm()
 
