@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distildet.errors import DistildetError, MissingPartError
 from distildet.registry import Registry
 from distildet.specs import DetectorSpec
-from distildet.structures import DetectorOutput, ImageBatch, Targets
+from distildet.structures import GIVEN_PARTS, DetectorOutput, ImageBatch, Targets
 
 LOSSES: Registry[Any] = Registry("distillation loss")
 
@@ -25,11 +25,26 @@ class Needs:
         teacher: Of the teacher's output.
         given: Of the student's output, those that the teacher is given to work on in place of its
             own, such as regions that its head shall judge.
+
+    Raises:
+        ValueError: A part in `given` cannot be given, or is not in `student`.
     """
 
     student: frozenset[str]
     teacher: frozenset[str]
     given: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse to give what no detector takes, or what the student is not asked for."""
+        for found, accepted, where in (
+            (self.given - GIVEN_PARTS, GIVEN_PARTS, "distildet.structures.GIVEN_PARTS"),
+            (self.given - self.student, self.student, "the parts needed of the student"),
+        ):
+            if found:
+                raise ValueError(
+                    f"Needs: `given` has {', '.join(sorted(found))}. "
+                    f"Accepted are {where}: {', '.join(sorted(accepted)) or 'none'}."
+                )
 
 
 class DistillationLoss(nn.Module, ABC):

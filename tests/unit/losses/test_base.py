@@ -72,9 +72,31 @@ def test_a_loss_needs_of_every_pair_what_its_class_says_by_default(spec_of):
 def test_a_teacher_is_given_what_any_loss_asks_for(given, names):
     regions = RegionPrediction(proposals=(), features=(), logits=(), box_codes=())
     needs = [
-        Needs(student=frozenset(), teacher=frozenset(), given=frozenset(parts)) for parts in given
+        Needs(student=frozenset({"regions"}), teacher=frozenset(), given=frozenset(parts))
+        for parts in given
     ]
 
     found = given_to_teacher(needs, DetectorOutput(regions=regions))
 
     assert found == dict.fromkeys(names, regions)
+
+
+@pytest.mark.parametrize(
+    ("student", "given", "message"),
+    [
+        (
+            {"features.neck", "regions"},
+            {"features.neck", "regions"},
+            r"`given` has features\.neck\. Accepted are distildet\.structures\.GIVEN_PARTS: reg",
+        ),
+        (
+            {"dense", "losses"},
+            {"regions"},
+            r"`given` has regions\. Accepted are the parts needed of the student: dense, losses\.",
+        ),
+        (set(), {"regions"}, r"`given` has regions\. Accepted are the parts .* student: none\."),
+    ],
+)
+def test_what_cannot_be_given_to_a_teacher_is_no_need(student, given, message):
+    with pytest.raises(ValueError, match=message):
+        Needs(student=frozenset(student), teacher=frozenset(), given=frozenset(given))
