@@ -55,7 +55,8 @@ class DistillationLoss(nn.Module, ABC):
 
     Class attributes:
         needs: The parts that `forward` reads; of an object those that it reads of its pair.
-        is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same.
+        is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same; of an object
+            whether it is with its options.
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
 
@@ -68,7 +69,7 @@ class DistillationLoss(nn.Module, ABC):
     """
 
     needs: Needs
-    is_zero_at_equality: ClassVar[bool] = False
+    is_zero_at_equality: bool = False
     counts_over_batch: ClassVar[bool] = True
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
