@@ -135,6 +135,8 @@ def misfit(
 ) -> str | None:
     """Say why a loss cannot be used for a pair of detectors, before anything is trained.
 
+    Where it can be used with its default options, the given ones are at fault and not the pair.
+
     Args:
         loss_name: A registered name.
         student: Facts of the student; no weights are needed.
@@ -142,7 +144,8 @@ def misfit(
         options: Of the loss, typed.
 
     Returns:
-        What is missing, what the pair has and which losses do fit it; None where the loss fits.
+        What is wrong with the options; or what is missing, what the pair has and which losses do
+        fit it. None where the loss fits.
 
     Raises:
         ConfigError: No loss is registered under this name.
@@ -150,13 +153,16 @@ def misfit(
     reason = _reason(loss_name, student, teacher, options)
     if reason is None:
         return None
+    reason_of_pair = _reason(loss_name, student, teacher, {})
+    if reason_of_pair is None:
+        return reason
     fitting = [name for name in LOSSES.names() if _reason(name, student, teacher, {}) is None]
     advice = (
         f"With their default options these losses fit this pair: {', '.join(fitting)}."
         if fitting
         else "No registered loss fits this pair; it can learn from pseudo labels."
     )
-    return f"loss {loss_name!r} does not fit this pair: {reason} {advice}"
+    return f"loss {loss_name!r} does not fit this pair: {reason_of_pair} {advice}"
 
 
 def _reason(
