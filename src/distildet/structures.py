@@ -39,6 +39,8 @@ PARTS = frozenset(
     }
 )
 """Vocabulary of what a detector can return, a caller can want, and a loss can need."""
+GIVEN_PARTS = frozenset({REGIONS})
+"""Those parts of one detector that another can be given to work on in place of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

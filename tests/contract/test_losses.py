@@ -5,7 +5,9 @@ import torch
 
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
+from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import LOSSES
+from distildet.registry import Registry
 from distildet.testing import check_loss
 
 SIDE = 64
@@ -96,6 +98,23 @@ def test_a_loss_of_regions_keeps_its_contract(options):
     )
 
     check_loss("adaptive", student, teacher, options=options)
+
+
+def test_adaptive_is_held_to_be_zero_at_equality_in_the_form_paper_alone():
+    class NeverZero(Adaptive):
+        def forward(self, *arguments):
+            return {name: value + 1 for name, value in super().forward(*arguments).items()}
+
+    registry = Registry("distillation loss")
+    registry.register("tried")(NeverZero)
+    teacher = make_detector(
+        "retinanet", classes=("car",), levels=("C3", "C4"), channels=16, **DENSE_HEAD
+    )
+    pair = make_student("retinanet"), teacher
+
+    with pytest.raises(AssertionError, match="it is 0 where student and teacher are the same"):
+        check_loss("tried", *pair, registry=registry)
+    check_loss("tried", *pair, options={"form": "official"}, registry=registry)
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

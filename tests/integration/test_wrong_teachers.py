@@ -130,6 +130,21 @@ TEACHER_CASES = [
             "these losses fit this pair: feature-imitation.",
         ),
     ),
+    *[
+        Case(
+            name=f"{option} of a loss, where the pair is not at fault",
+            change=distilling(f"loss: adaptive, {option}"),
+            says=(f"in/recipe.yaml: stages[1].distill[0]: {text}\n",),
+        )
+        for option, text in [
+            ("gamma: -1", "gamma: found -1.0. Accepted: a finite number of 0 or more."),
+            (
+                "form: official, weighting: focal",
+                "form: found 'official' with weighting 'focal'. Accepted with it: paper, since "
+                "the authors' program has one weighting alone; leave `form` or `weighting` out.",
+            ),
+        ]
+    ],
     Case(
         name="data and teacher at once",
         change=cases.all_of(
@@ -163,7 +178,7 @@ TEACHER_CASES = [
             "stages[0]: threshold names the class 'cra'.",
             "stages[1]: ",
             "in/start: the weights are for the classes",
-            "stages[1].distill[0]: loss 'feature-imitation' does not fit this pair: levels: P7",
+            "stages[1].distill[0]: levels: P7 is not on both sides.",
         ),
     ),
     Case(

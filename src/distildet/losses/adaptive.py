@@ -129,8 +129,6 @@ class Adaptive(DistillationLoss):
     """
 
     needs = _OF_PRIORS
-    # The form "paper" alone is.
-    is_zero_at_equality = False
 
     own_labels: Tensor
     guide_labels: Tensor
@@ -157,6 +155,7 @@ class Adaptive(DistillationLoss):
             priors=priors,
             normaliser=normaliser,
         )
+        self.is_zero_at_equality = form == "paper"
         own, guide = common_labels(student, teacher)
         self.are_all_compared = are_all(own, student) and are_all(guide, teacher)
         if self.needs == _OF_REGIONS:

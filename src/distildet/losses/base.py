@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distildet.errors import DistildetError, MissingPartError
 from distildet.registry import Registry
 from distildet.specs import DetectorSpec
-from distildet.structures import DetectorOutput, ImageBatch, Targets
+from distildet.structures import GIVEN_PARTS, DetectorOutput, ImageBatch, Targets
 
 LOSSES: Registry[Any] = Registry("distillation loss")
 
@@ -25,11 +25,26 @@ class Needs:
         teacher: Of the teacher's output.
         given: Of the student's output, those that the teacher is given to work on in place of its
             own, such as regions that its head shall judge.
+
+    Raises:
+        ValueError: A part in `given` cannot be given, or is not in `student`.
     """
 
     student: frozenset[str]
     teacher: frozenset[str]
     given: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse to give what no detector takes, or what the student is not asked for."""
+        for found, accepted, where in (
+            (self.given - GIVEN_PARTS, GIVEN_PARTS, "distildet.structures.GIVEN_PARTS"),
+            (self.given - self.student, self.student, "the parts needed of the student"),
+        ):
+            if found:
+                raise ValueError(
+                    f"Needs: `given` has {', '.join(sorted(found))}. "
+                    f"Accepted are {where}: {', '.join(sorted(accepted)) or 'none'}."
+                )
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -40,7 +55,8 @@ class DistillationLoss(nn.Module, ABC):
 
     Class attributes:
         needs: The parts that `forward` reads; of an object those that it reads of its pair.
-        is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same.
+        is_zero_at_equality: Whether a fresh loss is 0 where both outputs are the same; of an object
+            whether it is with its options.
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
 
@@ -53,7 +69,7 @@ class DistillationLoss(nn.Module, ABC):
     """
 
     needs: Needs
-    is_zero_at_equality: ClassVar[bool] = False
+    is_zero_at_equality: bool = False
     counts_over_batch: ClassVar[bool] = True
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
@@ -119,6 +135,8 @@ def misfit(
 ) -> str | None:
     """Say why a loss cannot be used for a pair of detectors, before anything is trained.
 
+    Where it can be used with its default options, the given ones are at fault and not the pair.
+
     Args:
         loss_name: A registered name.
         student: Facts of the student; no weights are needed.
@@ -126,7 +144,8 @@ def misfit(
         options: Of the loss, typed.
 
     Returns:
-        What is missing, what the pair has and which losses do fit it; None where the loss fits.
+        What is wrong with the options; or what is missing, what the pair has and which losses do
+        fit it. None where the loss fits.
 
     Raises:
         ConfigError: No loss is registered under this name.
@@ -134,13 +153,16 @@ def misfit(
     reason = _reason(loss_name, student, teacher, options)
     if reason is None:
         return None
+    reason_of_pair = _reason(loss_name, student, teacher, {})
+    if reason_of_pair is None:
+        return reason
     fitting = [name for name in LOSSES.names() if _reason(name, student, teacher, {}) is None]
     advice = (
         f"With their default options these losses fit this pair: {', '.join(fitting)}."
         if fitting
         else "No registered loss fits this pair; it can learn from pseudo labels."
     )
-    return f"loss {loss_name!r} does not fit this pair: {reason} {advice}"
+    return f"loss {loss_name!r} does not fit this pair: {reason_of_pair} {advice}"
 
 
 def _reason(

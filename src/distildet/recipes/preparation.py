@@ -226,7 +226,7 @@ def _student_spec(context: RunContext) -> DetectorSpec:
 def _refuse_misfits(
     context: RunContext, stage: TrainStage, student: DetectorSpec, place: str, faults: _Faults
 ) -> None:
-    """Find the losses of a stage that cannot compare its student with the teacher."""
+    """Find the losses of a stage that cannot compare its student with the teacher as told."""
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)

@@ -101,7 +101,7 @@ def check_loss(
     faults = _option_faults(registry.options(name))
     if _gives_scalars(case):
         faults += [claim for claim, holds in _CLAIMS.items() if not holds(case)]
-        if cls.is_zero_at_equality and not _is_zero_at_equality(case, cls, given):
+        if case.loss.is_zero_at_equality and not _is_zero_at_equality(case, cls, given):
             faults.append("it is 0 where student and teacher are the same, as it says")
     else:
         # The other claims are about the sum of these.
