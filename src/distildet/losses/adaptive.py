@@ -54,9 +54,9 @@ class Adaptive(DistillationLoss):
 
     The places are the priors of dense heads or, of two-stage detectors, the regions that the
     student learns from and those about which pseudo labels are undecided, which the teacher's
-    region head judges too. Nearly all are easy background. A prediction counts more where student and teacher disagree (hard to mimic) and
-    where the teacher itself is undecided (hard to learn). No box is needed, so unlabeled images
-    teach as labeled ones do. It does not help to place boxes.
+    region head judges too. Nearly all are easy background. A prediction counts more where student
+    and teacher disagree (hard to mimic) and where the teacher itself is undecided (hard to learn).
+    No box is needed, so unlabeled images teach as labeled ones do. It does not help to place boxes.
 
     Formula:
         L = 1/N Σ A · KL                 form "paper"

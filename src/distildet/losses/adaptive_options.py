@@ -29,7 +29,7 @@ class AdaptiveOptions:
     """What `distildet.losses.adaptive.Adaptive` is told; each field is explained there.
 
     Raises:
-        ConfigError: An option has no meaning; all that have none are named.
+        ConfigError: Options have no meaning; one line for each.
     """
 
     form: Form
@@ -52,7 +52,7 @@ class AdaptiveOptions:
             if not (math.isfinite(number := getattr(self, name)) and number >= 0)
         ]
         if faults:
-            raise ConfigError(" ".join(faults))
+            raise ConfigError("\n".join(faults))
 
     @property
     def takes_positives_alone(self) -> bool:

@@ -437,7 +437,7 @@ def test_class_lists_without_a_common_name_are_refused(dense_spec):
         ({"normaliser": "n"}, r"normaliser: found 'n'\. Accepted: mass, positives\."),
         (
             {"form": "a", "gamma": -1.0},
-            r"form: found 'a'.* gamma: found -1\.0\. Accepted: a finite",
+            r"form: found 'a'.*\ngamma: found -1\.0\. Accepted",
         ),
         ({"beta": -0.1}, r"beta: found -0\.1\. Accepted: a finite number of 0 or more\."),
         ({"gamma": math.inf}, r"gamma: found inf\."),
