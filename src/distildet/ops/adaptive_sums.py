@@ -1,8 +1,8 @@
 """What the loss `adaptive` sums over a level, in little memory and one pass.
 
 A level of class logits has many million elements, of which a plain composition of tensor operations
-holds nine copies at a time. Here value and gradient are computed together, block by block, in a few
-buffers that stay in the cache; the gradient is the only result of the size of the logits.
+holds a dozen copies at a time. Here value and gradient are computed together, block by block, in a
+few buffers that stay in the cache; the gradient is the only result of the size of the logits.
 """
 
 from collections.abc import Iterator
@@ -56,8 +56,8 @@ def adaptive_sums(
     gradient is asked for. Of half precision the gradient's rounded copy makes it 1.5 times.
 
     In float32 the value is within 1e-6 of that in float64, relatively, and the gradient within 1e-6
-    of its largest element if beta is 1, 3e-6 if it is 0: of unlike predictions as well as of ones
-    whose logits are but 0.001 apart.
+    of its largest element if beta is 1, 3e-6 if it is 0 (gamma being 2): of unlike
+    predictions as well as of ones whose logits are but 0.001 apart.
 
     Formula:
         value = Σ A * KL in the form "paper", Σ A * (KL + T) / 2 in the form "official";
