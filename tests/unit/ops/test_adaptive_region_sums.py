@@ -100,6 +100,28 @@ def test_the_gradient_equals_finite_differences(form, beta, gamma):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize("noise", [1.0, 0.1, 0.01, 0.001])
+def test_float32_keeps_six_digits_where_both_nearly_agree(form, beta, noise):
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(2000, 21)
+    student = (teacher + noise * torch.randn(2000, 21)).requires_grad_()
+
+    value, _ = sums(student, teacher, form=form, beta=beta)
+    value.backward()
+
+    own, guide = student.detach().double().log_softmax(1), teacher.double().log_softmax(1)
+    kl = (guide.exp() * (guide - own)).sum(1)
+    entropy = -(guide.exp() * guide).sum(1) / math.log(21) * math.log(2)
+    inner = kl if form == "paper" else (kl + entropy) / 2
+    hardness = -torch.expm1(-(kl + beta * entropy))
+    slope = 2 * hardness * (1 - hardness) * inner + hardness**2 * (1 if form == "paper" else 0.5)
+    gradient = (own.exp() - guide.exp()) * slope[:, None]
+    assert value.item() == pytest.approx((hardness**2 * inner).sum().item(), rel=1e-6)
+    assert ((student.grad - gradient).abs().max() / gradient.abs().max()).item() <= 2e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_value_and_gradient_are_finite_for_extreme_logits(form, gamma, dtype):

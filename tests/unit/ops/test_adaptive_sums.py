@@ -63,6 +63,14 @@ def reference(logits, teacher_logits, takes_part, *, form, beta, gamma, theta):
     return value, (t.sigmoid() ** theta * part).sum(), gradient
 
 
+def exact_divergence(student, teacher):
+    """KL and p - q of float64 logits that are near each other: x = exp(d) - 1 keeps their gap."""
+    mirror = torch.where(teacher > 0, -1.0, 1.0)
+    gap, q = (student - teacher) * mirror, (teacher * mirror).sigmoid()
+    x = torch.expm1(gap)
+    return torch.log1p(q * x) - q * gap, q * (1 - q) * x / (1 + q * x) * mirror
+
+
 def single(student, teacher, **options):
     """Value and derivative of one prediction in float64."""
     logit = torch.tensor([[[student]]], dtype=torch.float64, requires_grad=True)
@@ -169,6 +177,27 @@ def test_float32_keeps_six_digits_of_sums_and_gradient(form, gamma, scale, mean)
     assert mass.item() == pytest.approx(exact_mass.item(), rel=1e-6)
     error = (student.grad - exact_gradient).abs().max() / exact_gradient.abs().max()
     assert error.item() <= 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("beta", "tolerance"), [(1.0, 1e-6), (0.0, 3e-6)])
+@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1, 0.01, 0.001])
+def test_float32_keeps_six_digits_where_both_nearly_agree(form, beta, tolerance, noise):
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(1, 10_000, 20) - 2
+    student = (teacher + noise * torch.randn(1, 10_000, 20)).requires_grad_()
+
+    value, _ = sums(student, teacher, form=form, beta=beta)
+    value.backward()
+
+    kl, difference = exact_divergence(student.detach().double(), teacher.double())
+    entropy = binary_entropy(teacher.double())
+    inner = kl if form == "paper" else (kl + entropy) / 2
+    hardness = -torch.expm1(-(kl + beta * entropy))
+    slope = 2 * hardness * (1 - hardness) * inner + hardness**2 * (1 if form == "paper" else 0.5)
+    assert value.item() == pytest.approx((hardness**2 * inner).sum().item(), rel=1e-6)
+    error = (student.grad - difference * slope).abs().max() / (difference * slope).abs().max()
+    assert error.item() <= tolerance
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -344,13 +373,37 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.allclose(student.grad, expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
 
 
-def test_forward_and_backward_hold_little_more_than_the_gradient():
-    student = torch.randn(2, 20_000, 80, requires_grad=True)
-    teacher, takes_part = torch.randn(2, 20_000, 80), torch.ones(2, 20_000, dtype=torch.bool)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "most"),
+    [
+        ((2, 20_000, 80), torch.float32, 1.15),
+        ((2, 12_000, 80), torch.float32, 1.15),
+        ((2, 80_000, 20), torch.float32, 1.15),
+        ((2, 100_000, 16), torch.float32, 1.15),
+        ((2, 1_600_000, 1), torch.float32, 1.15),
+        ((2, 20_000, 80), torch.bfloat16, 1.51),
+        ((2, 20_000, 80), torch.float16, 1.51),
+    ],
+)
+def test_forward_and_backward_hold_little_more_than_the_gradient(shape, dtype, most):
+    student, teacher = torch.randn(2, *shape).to(dtype).requires_grad_().unbind()
+    takes_part = all_of(student)
 
     with LiveMemory() as memory:
         value, mass = sums(student, teacher, takes_part)
-        (value / mass).backward()
+        torch.autograd.grad(value / mass, student)
+
+    assert 1 < memory.peak / (4 * student.numel()) <= most
+
+
+@pytest.mark.parametrize("classes", [20, 80])
+def test_class_lists_that_differ_take_little_more_memory(classes):
+    student, teacher = torch.randn(2, 2, 1_600_000 // classes, classes).requires_grad_().unbind()
+    labels = torch.arange(classes), torch.arange(classes).flip(0)
+
+    with LiveMemory() as memory:
+        value, mass = sums(student, teacher, labels=labels)
+        torch.autograd.grad(value / mass, student)
 
     assert 1 < memory.peak / (4 * student.numel()) <= 1.15
 

@@ -25,6 +25,36 @@ def naive_kl(p, q):
     return q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
 
 
+@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1, 0.01, 0.001])
+def test_float32_keeps_six_digits_where_both_nearly_agree(noise):
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(100_000) - 2
+    student = (teacher + noise * torch.randn(100_000)).requires_grad_()
+
+    value = binary_kl(student, teacher)
+    value.sum().backward()
+
+    # q x = q (exp(d) - 1) of the side that is not likely, in float64: the gap d is not lost.
+    mirror = torch.where(teacher > 0, -1.0, 1.0).double()
+    gap = (student.detach().double() - teacher.double()) * mirror
+    q = (teacher.double() * mirror).sigmoid()
+    more = q * torch.expm1(gap)
+    exact = torch.log1p(more) - q * gap
+    exact_gradient = (1 - q) * more / (1 + more) * mirror
+    assert value.double().sum().item() == pytest.approx(exact.sum().item(), rel=1e-6)
+    error = (student.grad - exact_gradient).abs().max() / exact_gradient.abs().max()
+    assert error.item() <= 1e-6
+
+
+@pytest.mark.parametrize("divergence", [binary_kl, softmax_kl])
+def test_a_gradient_of_the_gradient_is_refused(divergence):
+    student = torch.randn(4, 3, requires_grad=True)
+    value = divergence(student, torch.randn(4, 3)).sum()
+
+    with pytest.raises(RuntimeError, match=r"no gradient of its own\. Found create_graph=True"):
+        torch.autograd.grad(value, student, create_graph=True)
+
+
 def test_the_entropy_by_hand():
     # q = 1/2: log 2. q = 3/4 (logit log 3): -(3/4 log 3/4 + 1/4 log 1/4) = 0.562335.
     entropy = binary_entropy(torch.tensor([0.0, math.log(3)]))
@@ -135,6 +165,23 @@ def test_the_divergence_of_choices_equals_torchs():
     )
 
     torch.testing.assert_close(softmax_kl(own, guide), expected.sum(1))
+
+
+@pytest.mark.parametrize("shift", [0.0, 7.3])
+@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1, 0.01, 0.001])
+def test_float32_keeps_six_digits_where_both_nearly_choose_the_same(noise, shift):
+    torch.manual_seed(0)
+    teacher = 2 * torch.randn(2000, 21)
+    student = (teacher + noise * torch.randn(2000, 21) + shift).requires_grad_()
+
+    value = softmax_kl(student, teacher)
+    value.sum().backward()
+
+    own, guide = student.detach().double().log_softmax(1), teacher.double().log_softmax(1)
+    exact, exact_gradient = (guide.exp() * (guide - own)).sum(), own.exp() - guide.exp()
+    assert value.double().sum().item() == pytest.approx(exact.item(), rel=1e-6)
+    error = (student.grad - exact_gradient).abs().max() / exact_gradient.abs().max()
+    assert error.item() <= 1e-6
 
 
 def test_a_divergence_of_choices_lost_in_rounding_is_not_negative_and_has_a_gradient():
