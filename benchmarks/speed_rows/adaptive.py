@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from distildet.classes import ClassList
 from distildet.losses.adaptive import Adaptive
-from distildet.ops.divergence import binary_entropy, binary_kl
 from distildet.specs import DetectorSpec, FeatureLevel
 from distildet.structures import DENSE, DensePrediction, DetectorOutput, ImageBatch, Targets
 from speed_rows.settings import Settings
@@ -94,8 +94,11 @@ def plain_adaptive(own: Sequence[Tensor], guide: Sequence[Tensor], least: float)
     """
     value = mass = own[0].new_zeros(())
     for logits, teacher_logits in zip(own, guide, strict=True):
-        divergence = binary_kl(logits, teacher_logits)
-        weight = -torch.expm1(-(divergence + binary_entropy(teacher_logits)))
+        q, rest = teacher_logits.sigmoid(), (-teacher_logits).sigmoid()
+        log_q, log_rest = F.logsigmoid(teacher_logits), F.logsigmoid(-teacher_logits)
+        entropy = -(q * log_q + rest * log_rest)
+        divergence = q * (log_q - F.logsigmoid(logits)) + rest * (log_rest - F.logsigmoid(-logits))
+        weight = -torch.expm1(-(divergence + entropy))
         value = value + (weight.pow(2) * divergence).sum()
         mass = mass + teacher_logits.sigmoid().pow(1.8).sum()
     return value / mass.clamp(min=least)

@@ -134,7 +134,8 @@ TEACHER_CASES = [
         name="options of a loss, where the pair is not at fault",
         change=distilling("loss: adaptive, gamma: -1, theta: -2"),
         says=(
-            "in/recipe.yaml: stages[1].distill[0]: gamma: found -1.0. Accepted: a finite number of 0 or more.\n",
+            "in/recipe.yaml: stages[1].distill[0]: gamma: found -1.0. Accepted: a finite number "
+            "of 0 or more.\n",
             "stages[1].distill[0]: theta: found -2.0. Accepted: a finite number of 0 or more.\n",
         ),
     ),

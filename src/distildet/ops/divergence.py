@@ -55,23 +55,6 @@ class _WithGradient(torch.autograd.Function):
         return factor * gradient, None, None
 
 
-def binary_entropy(logits: Tensor) -> Tensor:
-    """Return how undecided each of many yes-or-no predictions is.
-
-    Args:
-        logits: Of any shape, float32 or float64; sigmoid gives the probability of yes.
-
-    Returns:
-        Of the same shape, in nats, 0..log 2.
-
-    Example:
-        >>> import torch
-        >>> binary_entropy(torch.tensor([0.0, 2.0]))
-        tensor([0.6931, 0.3653])
-    """
-    return -(logits.sigmoid() * F.logsigmoid(logits) + (-logits).sigmoid() * F.logsigmoid(-logits))
-
-
 def binary_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return the Kullback-Leibler divergence of yes-or-no predictions from those of a teacher.
 
@@ -128,7 +111,7 @@ def softmax_entropy(logits: Tensor) -> Tensor:
 
     Returns:
         [n], 0..log 2, whatever k is: the entropy in nats, divided by its most (log k) and
-        multiplied by log 2, so that it is `binary_entropy` of two columns.
+        multiplied by log 2, so that it is that of a yes-or-no prediction where k is 2.
 
     Example:
         >>> import torch

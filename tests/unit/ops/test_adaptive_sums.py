@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import Bernoulli, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from distildet.ops.adaptive_sums import adaptive_sums
-from distildet.ops.divergence import binary_entropy, binary_kl
 
 FORMS = ["paper", "official"]
 LOGITS = st.floats(-12, 12)
@@ -49,10 +49,16 @@ def sums(logits, teacher_logits, takes_part=None, **options):
     return adaptive_sums(logits, teacher_logits, takes_part, **{**DEFAULTS, **options})
 
 
+def divergence_and_entropy(student, teacher):
+    """As PyTorch's distributions have them."""
+    guide = Bernoulli(logits=teacher)
+    return kl_divergence(guide, Bernoulli(logits=student)), guide.entropy()
+
+
 def reference(logits, teacher_logits, takes_part, *, form, beta, gamma, theta):
     """Value, mass and gradient from the formulas, all elements at once, in float64."""
     s, t = logits.detach().double(), teacher_logits.double()
-    kl, entropy = binary_kl(s, t), binary_entropy(t)
+    kl, entropy = divergence_and_entropy(s, t)
     inner = kl if form == "paper" else (kl + entropy) / 2
     hardness = -torch.expm1(-(kl + beta * entropy))
     slope = gamma * hardness ** (gamma - 1) * torch.exp(-(kl + beta * entropy)) * inner
@@ -125,7 +131,7 @@ def test_the_sums_by_hand(form, expected):
 def test_the_weight_grows_with_doubt_and_disagreement(teacher, student, weight):
     student, teacher = torch.tensor([student, teacher]).logit().reshape(2, 1, 1, 1)
     # The form "official" is the weight times half of the cross-entropy.
-    half = (binary_kl(student, teacher) + binary_entropy(teacher)) / 2
+    half = sum(divergence_and_entropy(student, teacher)) / 2
 
     value, _ = sums(student, teacher, form="official")
 
@@ -191,7 +197,7 @@ def test_float32_keeps_six_digits_where_both_nearly_agree(form, beta, tolerance,
     value.backward()
 
     kl, difference = exact_divergence(student.detach().double(), teacher.double())
-    entropy = binary_entropy(teacher.double())
+    entropy = Bernoulli(logits=teacher.double()).entropy()
     inner = kl if form == "paper" else (kl + entropy) / 2
     hardness = -torch.expm1(-(kl + beta * entropy))
     slope = 2 * hardness * (1 - hardness) * inner + hardness**2 * (1 if form == "paper" else 0.5)
