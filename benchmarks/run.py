@@ -98,7 +98,7 @@ def imagenet_weights() -> Path:
 
 
 def write_comparison(comparison: dict[str, Any], plan: dict[str, Any], results: Path) -> None:
-    """Compare the students of two runs, seed by seed, on the images that both were measured on."""
+    """Compare the students of two runs, by the seeds and images that both were measured on."""
     from distildet.evaluation.comparison import compare_evaluations, verdict
     from distildet.recipes.load import load_recipe
     from distildet.recipes.result import arm_evaluations
@@ -106,12 +106,20 @@ def write_comparison(comparison: dict[str, Any], plan: dict[str, Any], results: 
     kept = results / "comparisons" / f"{comparison['name']}.json"
     if kept.exists():
         return
-    evaluations, gaps = [], set()
-    for side in ("student", "baseline"):
-        run, arm = comparison[side]["run"], comparison[side]["arm"]
-        recipe = load_recipe(recipe_of(run, plan), check_named=False)
-        evaluations.append(arm_evaluations(recipe, RUNS / run, arm))
-        gaps.add(recipe.data.validation.scene_gap)
+    sides = [comparison[side] for side in ("student", "baseline")]
+    recipes = [load_recipe(recipe_of(side["run"], plan), check_named=False) for side in sides]
+    gaps = {recipe.data.validation.scene_gap for recipe in recipes}
+    common = set(recipes[0].seeds).intersection(recipes[1].seeds)
+    evaluations = [
+        [
+            evaluation
+            for seed, evaluation in zip(
+                recipe.seeds, arm_evaluations(recipe, RUNS / side["run"], side["arm"]), strict=True
+            )
+            if seed in common
+        ]
+        for side, recipe in zip(sides, recipes, strict=True)
+    ]
     gain = compare_evaluations(*evaluations, scene_gap=gaps.pop())
     write(
         kept,
