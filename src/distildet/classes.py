@@ -79,6 +79,24 @@ class ClassMap:
         """For each label of the target whether some class of the source stands for it."""
         return tuple(label in self.labels for label in range(len(self.target)))
 
+    def named_as_target(self) -> ClassList:
+        """Return the classes of the source under the names of the target's that they stand for.
+
+        A class that stands for none, or is one of several for the same, gets a name that is no
+        class's.
+        """
+        taken = Counter(self.labels)
+        return ClassList(
+            tuple(
+                f"{name} (no class)"
+                if label is None
+                else f"{name} (a part of {self.target[label]})"
+                if taken[label] > 1
+                else self.target[label]
+                for name, label in zip(self.source, self.labels, strict=True)
+            )
+        )
+
     def table(self) -> list[str]:
         """Return one line for each class of the target, and one for the classes left out."""
         width = max(len(name) for name in self.target)

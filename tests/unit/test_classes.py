@@ -91,6 +91,21 @@ def test_a_mapping_says_which_classes_are_known_and_prints_as_a_table():
     ]
 
 
+def test_classes_get_the_names_of_those_that_they_alone_stand_for():
+    mapping = map_classes(
+        ClassList(("tv", "Cat", "car", "van", "zebra")),
+        ClassList(("cat", "car", "tvmonitor", "zebra")),
+        given={"tv": "tvmonitor", "van": "car", "zebra": "drop"},
+        unknown=["zebra"],
+    )
+
+    named = mapping.named_as_target()
+
+    assert list(named)[:2] == ["tvmonitor", "cat"]
+    # What is dropped, or a part of a class, is none of the target's, whatever it was called.
+    assert map_labels(named, mapping.target) == (2, 0, None, None, None)
+
+
 @pytest.mark.parametrize(
     ("options", "messages"),
     [

@@ -26,7 +26,7 @@ def common_labels(student: DetectorSpec, teacher: DetectorSpec) -> tuple[list[in
         raise ClassMapError(
             "student and teacher have no class of the same name. The student has "
             f"{', '.join(student.classes)}; the teacher has {', '.join(teacher.classes)}. At least "
-            "one class must be common; rename the classes of the labeled images."
+            "one class must be common: name it in the teacher's class_map."
         )
     return [own for own, _ in pairs], [guide for _, guide in pairs]
 

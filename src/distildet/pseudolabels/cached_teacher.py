@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from distildet.detectors.base import Detector
+from distildet.ops.precision import full_precision
 from distildet.ops.processes import wait_for_all
 from distildet.pseudolabels.dense_store import DenseStore
 from distildet.specs import DetectorSpec
@@ -50,7 +52,9 @@ class CachedTeacher(Detector):
         """
         if DENSE not in self.wanted(want):
             return DetectorOutput()
-        return DetectorOutput(dense=self._store.read(batch.view_ids, batch.pixels.device))
+        # Autocast on CPUs cannot stack what is stored in float16.
+        with full_precision(torch.device("cpu")):
+            return DetectorOutput(dense=self._store.read(batch.view_ids, batch.pixels.device))
 
     def close(self) -> None:
         """Let go of what is stored, before it is deleted; it is opened again where it is read.

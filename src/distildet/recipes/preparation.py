@@ -8,7 +8,7 @@ import torch
 
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
-from distildet.errors import ConfigError, DistildetError
+from distildet.errors import ClassMapError, ConfigError, DistildetError
 from distildet.losses.base import misfit
 from distildet.ops.precision import Precision
 from distildet.ops.processes import num_processes
@@ -227,10 +227,15 @@ def _refuse_misfits(
     context: RunContext, stage: TrainStage, student: DetectorSpec, place: str, faults: _Faults
 ) -> None:
     """Find the losses of a stage that cannot compare its student with the teacher as told."""
+    if not stage.distill:
+        return
+    try:
+        teacher = context.teachers[0].spec_for(context.classes)
+    except ClassMapError:  # told of the teacher; a loss would say it again
+        return
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)
-            teacher = context.teachers[0].detector.spec
             if stage.teacher_cache is not None:
                 refuse_uncached(term.loss, student, teacher)
             reason = misfit(term.loss, student, teacher, term.options)

@@ -1,7 +1,7 @@
 """What all stages of a run share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from distildet.recipes.kept_images import longest_kept
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_data import RunData
 from distildet.recipes.schema import Recipe
+from distildet.specs import DetectorSpec
 from distildet.training.interruption import Interruption
 
 
@@ -81,6 +82,15 @@ class Teacher:
             given=self._class_map,
             unknown=self._unknown_classes,
         )
+
+    def spec_for(self, classes: ClassList) -> DetectorSpec:
+        """Return its facts for a loss, with its classes named as those of the student.
+
+        Raises:
+            ClassMapError: As `map_to`.
+        """
+        names = self.map_to(classes).named_as_target()
+        return replace(self.detector.spec, classes=names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def run_train_stage(
     tell_all = partial(_tell, context, work)
     tell_all(batch_norm_remarks(student, stage.batch_norm, stage.batch_size // stage.accumulate))
     teacher = _teacher(context, stage, streams, folder, settings)
-    task = _task(student, teacher, settings)
+    task = _task(context, student, teacher, settings)
     trainer = Trainer(
         task,
         settings,
@@ -139,10 +139,13 @@ def _finish(student: Detector, folder: Path, noted: Mapping[str, Any]) -> None:
     remove_cache(folder)
 
 
-def _task(student: Detector, teacher: Detector | None, settings: TrainSettings) -> Task:
+def _task(
+    context: RunContext, student: Detector, teacher: Detector | None, settings: TrainSettings
+) -> Task:
     if teacher is None:
         return Task(student)
-    return Task(student, teacher, build_terms(settings, student.spec, teacher.spec))
+    spec = context.teachers[0].spec_for(context.classes)
+    return Task(student, teacher, build_terms(settings, student.spec, spec))
 
 
 def _teacher(

@@ -55,6 +55,16 @@ def teacher(detector, batch, tmp_path):
     return CachedTeacher(detector.spec, store)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_it_says_the_same_where_networks_compute_in_half_precision(teacher, batch, precision):
+    expected = teacher(batch, want={DENSE}).dense.logits
+
+    with torch.autocast("cpu", dtype=precision):
+        found = teacher(batch, want={DENSE}).dense.logits
+
+    assert all(map(torch.equal, found, expected))
+
+
 def test_it_says_what_the_detector_says_of_the_images_of_a_part(teacher, detector, batch):
     part = batch.part(1, 2)
     with torch.no_grad():

@@ -33,6 +33,16 @@ def test_the_fingerprint_of_a_teacher_tells_its_classes(stock_file):
     assert first.fingerprint != second.fingerprint
 
 
+def test_a_loss_sees_a_teachers_classes_under_the_students_names(stock_file):
+    teacher = Teacher(stock_file, classes=("car", "bus"), class_map={"car": "auto"})
+
+    spec = teacher.spec_for(ClassList(("Bus", "auto")))
+
+    assert list(spec.classes) == ["auto", "Bus"]
+    assert spec.family == "retinanet"
+    assert list(teacher.detector.spec.classes) == ["car", "bus"]
+
+
 def test_a_teacher_that_is_not_there_is_named_before_it_is_loaded(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth: no such file of weights"):
         Teacher(tmp_path / "none.pth")
