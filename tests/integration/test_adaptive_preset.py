@@ -195,7 +195,7 @@ def test_without_any_box_the_run_says_where_and_what_to_do(run):
     with pytest.raises(
         DataError,
         match=r"seed-3/01-label: the teacher has no box at or above the thresholds \(0\.90 to "
-        r"0\.90\) in 20 images.* Look at the teacher with .*, or lower threshold and fallback_th",
+        r"0\.90\) in 20 images.* Look at the teacher with .*, or choose a new run folder ",
     ):
         run(PRESET, "stages[0].threshold=0.9", stage=1)
 

@@ -292,7 +292,8 @@ def _kept_line(
         raise DataError(
             f"{folder}: the teacher has no box at or above the thresholds ({scope}) in "
             f"{len(counts)} images, so there is nothing to learn from. Look at the teacher with "
-            "`distildet predict`, or lower threshold and fallback_threshold of the label stage."
+            "`distildet predict`, or choose a new run folder (--out) and lower the label stage's "
+            "threshold or, where that is auto, fallback_threshold."
         )
     return (
         f"Pseudo labels: {sum(counts)} boxes on {sum(map(bool, counts))} of {len(counts)} images, "

@@ -86,6 +86,9 @@ def merge_preset(raw: dict[str, Any], preset: dict[str, Any]) -> None:
         preset: Its stages may have a key `when` such as {labeled: true, unlabeled: false}: they
             are left out where the recipe has, or lacks, other images than these. It is not used
             afterwards.
+
+    Raises:
+        ConfigError: No stage is left, since the recipe has no images.
     """
     data = raw.get("data")
     streams = data if isinstance(data, dict) else {}
@@ -97,6 +100,11 @@ def merge_preset(raw: dict[str, Any], preset: dict[str, Any]) -> None:
         for stage in preset["stages"]
         if all(is_present[name] == (due == "true") for name, due in stage.pop("when", {}).items())
     ]
+    if not stages and "stages" not in raw:
+        raise ConfigError(
+            "data: found neither labeled nor unlabeled images, of which the preset needs one kind "
+            "at least. Give data.labeled, data.unlabeled or both."
+        )
     _merge_under(raw, {**preset, "stages": stages})
 
 

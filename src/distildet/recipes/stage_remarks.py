@@ -24,7 +24,7 @@ def batch_norm_remarks(student: Detector, batch_norm: str, batch_size: int) -> l
     return [
         f"BatchNorm sees the {batch_size // num_processes()} images of each process alone, not "
         f"{batch_size} as in one process. With batch_norm: frozen in the stage the result is that "
-        "of one process; see docs/distributed.md."
+        "of one process but for rounding; see docs/distributed.md."
     ]
 
 

@@ -182,7 +182,8 @@ class TrainStage(Section):
     )
     epochs: Annotated[Annotated[Number, Field(gt=0)] | None, NonePossible] = Field(
         default=None,
-        description="Length in passes of the stream that has most images; give this or steps.",
+        description="Length in passes of the stream that has most images, before a label stage "
+        "leaves some out; give this or steps.",
     )
     steps: Annotated[Annotated[Integer, Field(ge=1)] | None, NonePossible] = Field(
         default=None, description="Length in optimizer steps; give this or epochs."

@@ -206,8 +206,8 @@ def _stream(
         samples = _pseudo(context, dataset, *labels, seed=seed)
     if not samples:
         raise DataError(
-            f"Stream {name!r} has no image left to train on. For pseudo labels: lower the "
-            "threshold or raise keep_empty of the label stage."
+            f"Stream {name!r} has no image left to train on. For pseudo labels: choose a new run "
+            "folder (--out) and lower the threshold or raise keep_empty of the label stage."
         )
     return Stream(name=name, samples=tuple(samples))
 

@@ -70,7 +70,8 @@ def test_a_path_that_leads_nowhere_is_refused(steps, message):
 def test_a_preset_fills_in_at_every_depth_what_is_not_given():
     raw = {"data": {"labeled": {}}, "student": {"options": {"a": "1"}}}
 
-    merge_preset(raw, {"stages": [], "student": {"options": {"a": "2", "b": "3"}}, "seeds": ["4"]})
+    student = {"options": {"a": "2", "b": "3"}}
+    merge_preset(raw, {"stages": [{"stage": "train"}], "student": student, "seeds": ["4"]})
 
     assert raw["student"] == {"options": {"a": "1", "b": "3"}}
     assert raw["seeds"] == ["4"]
@@ -109,3 +110,10 @@ def test_stages_are_left_out_where_their_images_are_not_as_they_say(data, epochs
     merge_preset(raw, {"stages": stages})
 
     assert raw["stages"] == [{"epochs": number} for number in epochs]
+
+
+def test_a_preset_without_images_is_refused_by_what_is_missing():
+    stages = [{"epochs": "1", "when": {"labeled": "true", "unlabeled": "false"}}]
+
+    with pytest.raises(ConfigError, match=r"^data: found neither .* Give data\.labeled, data\.unl"):
+        merge_preset({"data": {"validation": COCO}}, {"stages": stages})

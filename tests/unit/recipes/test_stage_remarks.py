@@ -59,8 +59,8 @@ def test_a_stage_that_took_every_step_says_nothing(student):
             "train",
             [
                 "BatchNorm sees the 4 images of each process alone, not 8 as in one process. With "
-                "batch_norm: frozen in the stage the result is that of one process; see "
-                "docs/distributed.md."
+                "batch_norm: frozen in the stage the result is that of one process but for "
+                "rounding; see docs/distributed.md."
             ],
         ),
         ("frozen", []),
