@@ -155,7 +155,7 @@ class Adaptive(DistillationLoss):
             priors=priors,
             normaliser=normaliser,
         )
-        self.is_zero_at_equality = form == "paper"
+        self.is_zero_at_equality = form != "official"
         own, guide = common_labels(student, teacher)
         self.are_all_compared = are_all(own, student) and are_all(guide, teacher)
         if self.needs == _OF_REGIONS:
