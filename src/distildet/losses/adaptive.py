@@ -39,8 +39,10 @@ from distildet.structures import (
     Targets,
 )
 
-# Where the teacher sees nothing at all, the normaliser still counts so much for each image.
-LEAST_OF_AN_IMAGE = 1.0
+# Where the teacher sees nothing at all, the normaliser still counts so much for each image, and so
+# much for each region: of these a quarter is meant to be objects, while the first proposals of a
+# student show none.
+LEAST_OF_AN_IMAGE, LEAST_OF_A_REGION = 1.0, 0.25
 
 _OF_PRIORS = Needs(student=frozenset({DENSE}), teacher=frozenset({DENSE}))
 _OF_REGIONS = Needs(
@@ -61,12 +63,13 @@ class Adaptive(DistillationLoss):
     Formula:
         L = 1/N Σ A · KL                 form "paper"
         L = 1/N Σ A · (KL + T) / 2       form "official"
-        A = (1 - exp(-(KL + beta T)))^gamma,  N = max(Σ q^theta, number of images)
+        A = (1 - exp(-(KL + beta T)))^gamma,  N = Σ q^theta, at least 1 an image
         Dense heads: Σ: images, levels, priors and classes; KL: of the student's probability
         (sigmoid) from the teacher's q; T: entropy of q.
         Region heads: Σ: images and regions; KL: of the student's probabilities (softmax over
         background and classes) from the teacher's q; T: entropy of q, times log 2 / log(1+k) so
-        that it is at most log 2 as above; N has 1 - q(background) for q.
+        that it is at most log 2 as above; N has 1 - q(background) for q, and is at least a quarter
+        of an image's regions too.
         Left out are priors and regions whose centre lies in the padding or in an ignore region
         drawn by a human, and priors that the student's matching to a human's boxes leaves out.
         Classes that only one of the two knows are left out of dense heads; of region heads they
@@ -181,9 +184,8 @@ class Adaptive(DistillationLoss):
     ) -> dict[str, Tensor]:
         """Return "classification"; see `DistillationLoss.forward`."""
         sums = self._region_sums if self.needs == _OF_REGIONS else self._prior_sums
-        value, mass = sums(student, teacher, batch, targets)
-        images = mass.new_tensor(LEAST_OF_AN_IMAGE * len(batch))
-        total, least = batch_total(torch.stack([mass, images]))
+        value, mass, own_least = sums(student, teacher, batch, targets)
+        total, least = batch_total(torch.stack([mass, mass.new_tensor(own_least)]))
         return {"classification": value / (torch.maximum(total, least) * batch_share())}
 
     def _region_sums(
@@ -192,7 +194,8 @@ class Adaptive(DistillationLoss):
         teacher: DetectorOutput,
         batch: ImageBatch,
         targets: Sequence[Targets],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return the sum of weighted divergences, the teacher's mass, and the least of it."""
         own_regions, guide_regions = comparable_regions(student.regions, teacher.regions)
         chosen = regions_taking_part(own_regions.proposals, batch, targets)
         own, guide = torch.cat(own_regions.logits), torch.cat(guide_regions.logits)  # [m 1+k]
@@ -207,7 +210,11 @@ class Adaptive(DistillationLoss):
             gamma=self.options.gamma,
             theta=self.options.theta,
         )
-        return value.float(), mass.float()
+        least = sum(
+            max(LEAST_OF_AN_IMAGE, LEAST_OF_A_REGION * len(boxes))
+            for boxes in own_regions.proposals
+        )
+        return value.float(), mass.float(), least
 
     def _prior_sums(
         self,
@@ -215,7 +222,7 @@ class Adaptive(DistillationLoss):
         teacher: DetectorOutput,
         batch: ImageBatch,
         targets: Sequence[Targets],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, float]:
         own, guide = comparable_priors(student.dense, teacher.dense)
         parts = priors_taking_part(own.priors, batch, targets, own.matched_labels)
         form = self.options.own_form
@@ -227,7 +234,7 @@ class Adaptive(DistillationLoss):
                 for level in zip(own.logits, guide.logits, parts, strict=True)
             ]
         value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
-        return value, mass
+        return value, mass, LEAST_OF_AN_IMAGE * len(batch)
 
     def _level_sums(
         self, form: AdaptiveForm, own: Tensor, guide: Tensor, part: Tensor

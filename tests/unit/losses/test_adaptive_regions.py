@@ -63,7 +63,7 @@ def softmax(logits):
     return [math.exp(logit) / total for logit in logits]
 
 
-def naive(pairs, *, images, form="paper", beta=1.0, gamma=2.0, theta=1.8):
+def naive(pairs, *, least, form="paper", beta=1.0, gamma=2.0, theta=1.8):
     """The loss of (student's logits, teacher's logits) of regions, one after the other."""
     value = mass = 0.0
     for own, guide in pairs:
@@ -73,7 +73,7 @@ def naive(pairs, *, images, form="paper", beta=1.0, gamma=2.0, theta=1.8):
         weight = (1 - math.exp(-(kl + beta * entropy))) ** gamma
         value += weight * (kl if form == "paper" else (kl + entropy) / 2)
         mass += (1 - q[0]) ** theta
-    return value / max(mass, images)
+    return value / max(mass, least)
 
 
 def test_the_value_by_hand(region_spec, batch_of):
@@ -105,22 +105,24 @@ def test_the_value_equals_a_loop_over_the_regions_of_all_images(region_spec, bat
         [target()] * 3,
     )["classification"]
 
-    assert value.item() == pytest.approx(naive(pairs, images=3, **options), rel=1e-5)
+    assert value.item() == pytest.approx(naive(pairs, least=1.25 + 1 + 1, **options), rel=1e-5)
 
 
-def test_where_the_teacher_sees_nothing_the_normaliser_is_1_an_image(region_spec, batch_of):
-    # q = 1e-4, p = 1/2, gamma 0: KL = log 2 - T = 0.692126 each; 2 images, 3 regions each.
+def test_where_the_teacher_sees_nothing_the_normaliser_is_a_quarter_of_the_regions_or_1_an_image(
+    region_spec, batch_of
+):
+    # q = 1e-4, p = 1/2, gamma 0: KL = log 2 - T = 0.692126 each; 3 regions and 12.
     loss = Adaptive(region_spec("a"), region_spec("a"), gamma=0.0)
-    nothing = torch.tensor([[0.0, math.log(1e-4 / (1 - 1e-4))]] * 3)
+    nothing = torch.tensor([[0.0, math.log(1e-4 / (1 - 1e-4))]])
 
     value = loss(
-        region_output(torch.zeros(3, 2), torch.zeros(3, 2)),
-        region_output(nothing, nothing),
+        region_output(torch.zeros(3, 2), torch.zeros(12, 2)),
+        region_output(nothing.repeat(3, 1), nothing.repeat(12, 1)),
         batch_of(((8, 8),) * 2, (8, 8)),
         [target()] * 2,
     )
 
-    assert value["classification"].item() == pytest.approx(3 * 0.692126, rel=1e-5)
+    assert value["classification"].item() == pytest.approx(15 * 0.692126 / (1 + 3), rel=1e-5)
 
 
 def log_sum(*logits):
@@ -137,7 +139,7 @@ def test_classes_meet_by_name_and_others_count_as_background(region_spec, batch_
     value["classification"].backward()
 
     pair = (log_sum(0.1, 0.5), 1.0, -1.0), (log_sum(0.2, 9.0), 2.0, -2.0)
-    expected = naive([pair], images=1)
+    expected = naive([pair], least=1)
     assert value["classification"].item() == pytest.approx(expected, rel=1e-5)
     assert student.grad.ne(0).tolist() == [[True, True, True, True]]
 
@@ -159,7 +161,7 @@ def test_regions_inside_ignore_regions_of_humans_take_no_part(
     )["classification"]
 
     pairs = [(student[n].tolist(), teacher[n].tolist()) for n in taking_part]
-    assert value.item() == pytest.approx(naive(pairs, images=2), rel=1e-5)
+    assert value.item() == pytest.approx(naive(pairs, least=2), rel=1e-5)
 
 
 def test_images_without_any_region_give_0_with_a_graph(region_spec, batch_of):
@@ -298,4 +300,4 @@ def test_of_two_detectors_it_counts_regions_about_which_pseudo_labels_are_undeci
     own_logits, guide_logits = (torch.cat(one.regions.logits).tolist() for one in (own, guide))
     assert len(own_logits) == 2 * (8 + 2)  # 2 = int(8 * 0.25) undecided ones an image
     pairs = list(zip(own_logits, guide_logits, strict=True))
-    assert value.item() == pytest.approx(naive(pairs, images=2), rel=1e-4)
+    assert value.item() == pytest.approx(naive(pairs, least=2 * 10 / 4), rel=1e-4)
