@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -231,8 +232,8 @@ def _refuse_misfits(
         return
     try:
         teacher = context.teachers[0].spec_for(context.classes)
-    except ClassMapError:  # told of the teacher; a loss would say it again
-        return
+    except ClassMapError:  # told of the teacher: what else a loss finds is told beside it
+        teacher = replace(context.teachers[0].detector.spec, classes=student.classes)
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)
