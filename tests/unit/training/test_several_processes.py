@@ -38,7 +38,7 @@ def make_detector(family, seed):
 
 
 def make_task(family, loss=None, **settings):
-    # From teachers of other seeds some step of FCOS comes so near to the kink of a ReLU that weights
+    # From most other teachers some step of FCOS comes so near to the kink of a ReLU that weights
     # changed by 6e-8 end 2e-5 apart, in one process too; from this one they end 5e-7 apart.
     student, teacher = make_detector(family, 0), make_detector(family, 4)
     if loss is None:
