@@ -32,13 +32,7 @@ def priors_taking_part(
     by_human = torch.tensor([target.origin == "human" for target in targets], device=ends.device)
     parts = []
     for index, priors in enumerate(levels):
-        centers = _centers(priors)
-        part = torch.stack(
-            [
-                _counts(centers, end, target)
-                for end, target in zip(ends.unbind(), targets, strict=True)
-            ]
-        )
+        part = _counts(priors, ends, targets)
         if matched is not None:
             part &= ~(by_human[:, None] & (matched[index] == LEFT_OUT))
         parts.append(part)
@@ -55,10 +49,10 @@ def regions_taking_part(
         batch: The images.
         targets: One an image, batch frame.
     """
-    ends = _ends(batch, regions).unbind()
+    ends = _ends(batch, regions).split(1)
     return torch.cat(
         [
-            _counts(_centers(boxes), end, target)
+            _counts(boxes, end, [target])[0]
             for boxes, end, target in zip(regions, ends, targets, strict=True)
         ]
     )
@@ -69,15 +63,19 @@ def _ends(batch: ImageBatch, places: Sequence[Tensor]) -> Tensor:
     return batch.sizes.to(places[0].device).flip(1)
 
 
-def _centers(boxes: Tensor) -> Tensor:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2  # [n 2], x and y
+def _counts(boxes: Tensor, ends: Tensor, targets: Sequence[Targets]) -> Tensor:
+    """Return [b n], whose centres lie on an image and in no ignore region drawn by a human.
 
-
-def _counts(centers: Tensor, end: Tensor, target: Targets) -> Tensor:
-    """Return [n], which centres lie on the image and in no ignore region drawn by a human."""
-    counts = ((centers >= 0) & (centers < end)).all(1)
-    if target.origin == "human" and len(target.ignore):
-        counts &= ~_lie_inside(centers, target.ignore)
+    Args:
+        boxes: [n 4] xyxy, the same in all images.
+        ends: [b 2], width and height of the images.
+        targets: One an image.
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2  # [n 2], x and y
+    counts = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)
+    for index, target in enumerate(targets):
+        if target.origin == "human" and len(target.ignore):
+            counts[index] &= ~_lie_inside(centers, target.ignore)
     return counts
 
 
