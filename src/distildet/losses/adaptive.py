@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distildet.losses.adaptive_options import (
+    THETA,
     AdaptiveOptions,
     Form,
     Normaliser,
@@ -25,7 +26,7 @@ from distildet.losses.compared_classes import (
     with_common_classes,
 )
 from distildet.losses.compared_places import priors_taking_part, regions_taking_part
-from distildet.ops.adaptive_region_sums import adaptive_region_sums
+from distildet.ops.adaptive_region_sum import adaptive_region_sum
 from distildet.ops.adaptive_sums import AdaptiveForm, adaptive_sums
 from distildet.ops.focal_kl import focal_kl_sums
 from distildet.ops.reduce import batch_share, batch_total
@@ -39,10 +40,8 @@ from distildet.structures import (
     Targets,
 )
 
-# Where the teacher sees nothing at all, the normaliser still counts so much for each image, and so
-# much for each region: of these a quarter is meant to be objects, while the first proposals of a
-# student show none.
-LEAST_OF_AN_IMAGE, LEAST_OF_A_REGION = 1.0, 0.25
+# Where the teacher sees nothing at all, the normaliser still counts so much for each image.
+LEAST_OF_AN_IMAGE = 1.0
 
 _OF_PRIORS = Needs(student=frozenset({DENSE}), teacher=frozenset({DENSE}))
 _OF_REGIONS = Needs(
@@ -63,13 +62,13 @@ class Adaptive(DistillationLoss):
     Formula:
         L = 1/N Σ A · KL                 form "paper"
         L = 1/N Σ A · (KL + T) / 2       form "official"
-        A = (1 - exp(-(KL + beta T)))^gamma,  N = Σ q^theta, at least 1 an image
+        A = (1 - exp(-(KL + beta T)))^gamma
         Dense heads: Σ: images, levels, priors and classes; KL: of the student's probability
-        (sigmoid) from the teacher's q; T: entropy of q.
+        (sigmoid) from the teacher's q; T: entropy of q; N = Σ q^theta.
         Region heads: Σ: images and regions; KL: of the student's probabilities (softmax over
         background and classes) from the teacher's q; T: entropy of q, times log 2 / log(1+k) so
-        that it is at most log 2 as above; N has 1 - q(background) for q, and is at least a quarter
-        of an image's regions too.
+        that it is at most log 2 as above; N: the number of regions, as of the detector's own loss.
+        N is at least 1 an image.
         Left out are priors and regions whose centre lies in the padding or in an ignore region
         drawn by a human, and priors that the student's matching to a human's boxes leaves out.
         Classes that only one of the two knows are left out of dense heads; of region heads they
@@ -92,8 +91,8 @@ class Adaptive(DistillationLoss):
             takes more memory.
         beta: Share of the teacher's entropy in the weight, >= 0; not read by the form "focal".
         gamma: Power of the weight, >= 0; 0 weighs all predictions the same.
-        theta: Power of the teacher's probabilities in the normaliser, >= 0; larger counts
-            background less.
+        theta: Power of the teacher's probabilities in the normaliser of dense heads, >= 0; larger
+            counts background less.
         priors: "all", or "positive": those that the student's own matching gives to a box of a
             class that is compared.
         normaliser: "mass" for N, or "positives": the number of positive priors in place of the sum
@@ -144,7 +143,7 @@ class Adaptive(DistillationLoss):
         form: Form = "paper",
         beta: float = 1.0,
         gamma: float = 2.0,
-        theta: float = 1.8,
+        theta: float = THETA,
         priors: PriorChoice = "all",
         normaliser: Normaliser = "mass",
     ) -> None:
@@ -184,8 +183,9 @@ class Adaptive(DistillationLoss):
     ) -> dict[str, Tensor]:
         """Return "classification"; see `DistillationLoss.forward`."""
         sums = self._region_sums if self.needs == _OF_REGIONS else self._prior_sums
-        value, mass, own_least = sums(student, teacher, batch, targets)
-        total, least = batch_total(torch.stack([mass, mass.new_tensor(own_least)]))
+        value, mass = sums(student, teacher, batch, targets)
+        own = torch.stack([mass, mass.new_tensor(LEAST_OF_AN_IMAGE * len(batch))])
+        total, least = batch_total(own)
         return {"classification": value / (torch.maximum(total, least) * batch_share())}
 
     def _region_sums(
@@ -194,27 +194,22 @@ class Adaptive(DistillationLoss):
         teacher: DetectorOutput,
         batch: ImageBatch,
         targets: Sequence[Targets],
-    ) -> tuple[Tensor, Tensor, float]:
-        """Return the sum of weighted divergences, the teacher's mass, and the least of it."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of weighted divergences, and the number of regions."""
         own_regions, guide_regions = comparable_regions(student.regions, teacher.regions)
         chosen = regions_taking_part(own_regions.proposals, batch, targets)
         own, guide = torch.cat(own_regions.logits), torch.cat(guide_regions.logits)  # [m 1+k]
         if not self.are_all_compared:
             own = with_common_classes(own, self.own_labels)
             guide = with_common_classes(guide, self.guide_labels)
-        value, mass = adaptive_region_sums(
+        value = adaptive_region_sum(
             own[chosen],
             guide[chosen],
             form=self.options.form_of_regions(),
             beta=self.options.beta,
             gamma=self.options.gamma,
-            theta=self.options.theta,
-        )
-        least = sum(
-            max(LEAST_OF_AN_IMAGE, LEAST_OF_A_REGION * len(boxes))
-            for boxes in own_regions.proposals
-        )
-        return value.float(), mass.float(), least
+        ).float()
+        return value, chosen.sum().to(value.dtype)
 
     def _prior_sums(
         self,
@@ -222,7 +217,8 @@ class Adaptive(DistillationLoss):
         teacher: DetectorOutput,
         batch: ImageBatch,
         targets: Sequence[Targets],
-    ) -> tuple[Tensor, Tensor, float]:
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of weighted divergences, and the teacher's mass."""
         own, guide = comparable_priors(student.dense, teacher.dense)
         parts = priors_taking_part(own.priors, batch, targets, own.matched_labels)
         form = self.options.own_form
@@ -234,7 +230,7 @@ class Adaptive(DistillationLoss):
                 for level in zip(own.logits, guide.logits, parts, strict=True)
             ]
         value, mass = (torch.stack(levels).sum().float() for levels in zip(*sums, strict=True))
-        return value, mass, LEAST_OF_AN_IMAGE * len(batch)
+        return value, mass
 
     def _level_sums(
         self, form: AdaptiveForm, own: Tensor, guide: Tensor, part: Tensor

@@ -22,6 +22,7 @@ _OF_DENSE_HEADS = {
     "priors": ("positive", "all"),
     "normaliser": ("positives", "mass"),
 }
+THETA = 1.8  # of the paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +76,17 @@ class AdaptiveOptions:
         return None if self.form == "focal" else self.form
 
     def form_of_regions(self) -> AdaptiveForm:
-        """Return the form between region heads, which have none of what is for comparisons.
+        """Return the form between region heads, which have none of what is for dense heads.
 
         Raises:
             ConfigError: One of these options is set.
         """
+        if self.theta != THETA:
+            raise ConfigError(
+                f"theta: found {self.theta}, between region heads. It is of the normaliser of "
+                "dense heads (RetinaNet, FCOS); of region heads that is the number of regions. "
+                "Leave theta out."
+            )
         found = {
             name: accepted
             for name, (word, accepted) in _OF_DENSE_HEADS.items()

@@ -49,11 +49,11 @@ def regions_taking_part(
         batch: The images.
         targets: One an image, batch frame.
     """
-    ends = _ends(batch, regions).split(1)
+    ends = _ends(batch, regions)
     return torch.cat(
         [
-            _counts(boxes, end, [target])[0]
-            for boxes, end, target in zip(regions, ends, targets, strict=True)
+            _counts(boxes, ends[index : index + 1], [target])[0]
+            for index, (boxes, target) in enumerate(zip(regions, targets, strict=True))
         ]
     )
 

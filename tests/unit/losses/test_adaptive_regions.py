@@ -63,40 +63,39 @@ def softmax(logits):
     return [math.exp(logit) / total for logit in logits]
 
 
-def naive(pairs, *, least, form="paper", beta=1.0, gamma=2.0, theta=1.8):
+def naive(pairs, *, form="paper", beta=1.0, gamma=2.0):
     """The loss of (student's logits, teacher's logits) of regions, one after the other."""
-    value = mass = 0.0
+    value = 0.0
     for own, guide in pairs:
         p, q = softmax(own), softmax(guide)
         kl = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
         entropy = -sum(b * math.log(b) for b in q) / math.log(len(q)) * math.log(2)
         weight = (1 - math.exp(-(kl + beta * entropy))) ** gamma
         value += weight * (kl if form == "paper" else (kl + entropy) / 2)
-        mass += (1 - q[0]) ** theta
-    return value / max(mass, least)
+    return value / max(len(pairs), 1)
 
 
 def test_the_value_by_hand(region_spec, batch_of):
     # Background or the class. p = 3/4, q = 1/2: KL 0.143841, T 0.693147, weight 0.321475 each, of
-    # 4 regions; with theta 1 the normaliser is 4 (1 - 1/2) = 2.
-    loss = Adaptive(region_spec("a"), region_spec("a"), theta=1.0)
+    # 4 regions.
+    loss = Adaptive(region_spec("a"), region_spec("a"))
     student = region_output(torch.tensor([[0.0, math.log(3)]] * 4))
 
     parts = loss(student, region_output(torch.zeros(4, 2)), batch_of(((8, 8),), (8, 8)), [target()])
 
     assert parts.keys() == {"classification"}
-    assert parts["classification"].item() == pytest.approx(4 * 0.321475 * 0.143841 / 2, rel=1e-5)
+    assert parts["classification"].item() == pytest.approx(0.321475 * 0.143841, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"form": "official"}, {"beta": 0.5, "gamma": 3.0, "theta": 0.0}],
+    [{}, {"form": "official"}, {"beta": 0.5, "gamma": 3.0}],
 )
 def test_the_value_equals_a_loop_over_the_regions_of_all_images(region_spec, batch_of, options):
     # Five regions, none, and two.
     torch.manual_seed(0)
     student, teacher = ([2 * torch.randn(n, 3) for n in (5, 0, 2)] for _ in range(2))
-    pairs = zip(torch.cat(student).tolist(), torch.cat(teacher).tolist(), strict=True)
+    pairs = list(zip(torch.cat(student).tolist(), torch.cat(teacher).tolist(), strict=True))
 
     value = Adaptive(region_spec(), region_spec(), **options)(
         region_output(*student),
@@ -105,24 +104,26 @@ def test_the_value_equals_a_loop_over_the_regions_of_all_images(region_spec, bat
         [target()] * 3,
     )["classification"]
 
-    assert value.item() == pytest.approx(naive(pairs, least=1.25 + 1 + 1, **options), rel=1e-5)
+    assert value.item() == pytest.approx(naive(pairs, **options), rel=1e-5)
 
 
-def test_where_the_teacher_sees_nothing_the_normaliser_is_a_quarter_of_the_regions_or_1_an_image(
+def test_the_normaliser_is_the_number_of_regions_that_take_part_and_at_least_1_an_image(
     region_spec, batch_of
 ):
-    # q = 1e-4, p = 1/2, gamma 0: KL = log 2 - T = 0.692126 each; 3 regions and 12.
+    # q = 1e-4, p = 1/2, gamma 0: KL = log 2 - T = 0.692126 each. Of the regions at (2, 2) and
+    # (8, 8) the second is left out by a human in the first image; two images have none.
     loss = Adaptive(region_spec("a"), region_spec("a"), gamma=0.0)
     nothing = torch.tensor([[0.0, math.log(1e-4 / (1 - 1e-4))]])
+    regions = regions_at((2, 2), (8, 8)), *[torch.zeros(0, 4)] * 2
 
     value = loss(
-        region_output(torch.zeros(3, 2), torch.zeros(12, 2)),
-        region_output(nothing.repeat(3, 1), nothing.repeat(12, 1)),
-        batch_of(((8, 8),) * 2, (8, 8)),
-        [target()] * 2,
+        region_output(torch.zeros(2, 2), *[torch.zeros(0, 2)] * 2, proposals=regions),
+        region_output(nothing.repeat(2, 1), *[torch.zeros(0, 2)] * 2, proposals=regions),
+        batch_of(((16, 16),) * 3, (16, 16)),
+        [target([6.0, 6.0, 9.0, 9.0]), target(), target()],
     )
 
-    assert value["classification"].item() == pytest.approx(15 * 0.692126 / (1 + 3), rel=1e-5)
+    assert value["classification"].item() == pytest.approx(0.692126 / 3, rel=1e-5)
 
 
 def log_sum(*logits):
@@ -139,7 +140,7 @@ def test_classes_meet_by_name_and_others_count_as_background(region_spec, batch_
     value["classification"].backward()
 
     pair = (log_sum(0.1, 0.5), 1.0, -1.0), (log_sum(0.2, 9.0), 2.0, -2.0)
-    expected = naive([pair], least=1)
+    expected = naive([pair])
     assert value["classification"].item() == pytest.approx(expected, rel=1e-5)
     assert student.grad.ne(0).tolist() == [[True, True, True, True]]
 
@@ -161,7 +162,7 @@ def test_regions_inside_ignore_regions_of_humans_take_no_part(
     )["classification"]
 
     pairs = [(student[n].tolist(), teacher[n].tolist()) for n in taking_part]
-    assert value.item() == pytest.approx(naive(pairs, least=2), rel=1e-5)
+    assert value.item() == pytest.approx(naive(pairs), rel=1e-5)
 
 
 def test_images_without_any_region_give_0_with_a_graph(region_spec, batch_of):
@@ -236,6 +237,7 @@ def test_a_dense_teacher_of_a_student_with_regions_is_refused(region_spec, dense
     [
         ({"form": "focal"}, r"^form: found 'focal', between region heads\..*: form: paper or off"),
         ({"priors": "positive"}, r"^priors: found 'positive', between region.*: priors: all\.$"),
+        ({"theta": 1.0}, r"^theta: found 1\.0, between region heads\..* Leave theta out\.$"),
         (
             {"form": "focal", "normaliser": "positives"},
             r"^form: found 'focal', normaliser: found 'positives', between.* normaliser: mass\.$",
@@ -300,4 +302,4 @@ def test_of_two_detectors_it_counts_regions_about_which_pseudo_labels_are_undeci
     own_logits, guide_logits = (torch.cat(one.regions.logits).tolist() for one in (own, guide))
     assert len(own_logits) == 2 * (8 + 2)  # 2 = int(8 * 0.25) undecided ones an image
     pairs = list(zip(own_logits, guide_logits, strict=True))
-    assert value.item() == pytest.approx(naive(pairs, least=2 * 10 / 4), rel=1e-4)
+    assert value.item() == pytest.approx(naive(pairs), rel=1e-4)
