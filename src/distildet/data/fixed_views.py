@@ -7,10 +7,9 @@ from typing import Any
 from torch.utils.data import Dataset as TorchDataset
 
 from distildet.data.loader import Draw, Stream, collate, draw_view, pass_order, render_view
-from distildet.data.transforms import Augmentation
-from distildet.data.workers import Packed, load_steps, pack
+from distildet.data.transforms import Augmentation, view_targets
+from distildet.data.workers import Batch, Packed, load_steps, pack
 from distildet.errors import DistildetError
-from distildet.structures import ImageBatch
 
 
 def fixed_views(
@@ -63,8 +62,8 @@ def view_batches(
     image_size: int,
     augmentation: Augmentation | None,
     workers: int,
-) -> Iterator[ImageBatch]:
-    """Yield batches of views, each view as `training_batches` shows it.
+) -> Iterator[Batch]:
+    """Yield batches of views and their targets, each view as `training_batches` shows it.
 
     Args:
         batches: What to show together, batch by batch.
@@ -77,12 +76,12 @@ def view_batches(
         ResourceError: A worker process died.
     """
     steps = _ViewSteps(batches=batches, image_size=image_size, augmentation=augmentation)
-    return (batch for batch, _ in load_steps(steps, range(len(batches)), workers))
+    return load_steps(steps, range(len(batches)), workers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ViewSteps(TorchDataset[Any]):
-    """Step -> batch of views without targets."""
+    """Step -> batch of views."""
 
     batches: Sequence[Sequence[Draw]]
     image_size: int
@@ -100,4 +99,6 @@ class _ViewSteps(TorchDataset[Any]):
             view_ids=[draw.view_id for draw in chosen],
             side=self.image_size,
         )
-        return pack((batch, ()))
+        pairs = zip(chosen, views, strict=True)
+        targets = tuple(view_targets(draw.training_sample.targets, view) for draw, view in pairs)
+        return pack((batch, targets))

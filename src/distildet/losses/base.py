@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from distildet.specs import DetectorSpec
 from distildet.structures import GIVEN_PARTS, DetectorOutput, ImageBatch, Targets
 
 LOSSES: Registry[Any] = Registry("distillation loss")
+Observation: TypeAlias = Mapping[str, Tensor]
+"""What a loss keeps of one network's output about a batch, by names of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,30 @@ class Needs:
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a loss looks at before it is first computed, and how often it looks again.
+
+    Args:
+        parts: That it reads of each detector's output, words of `distildet.structures.PARTS`.
+        instances: Most objects of each class that it looks at, at least 1.
+        every: Passes over the images of the stage after which it looks again, above 0; None: never.
+    """
+
+    parts: frozenset[str]
+    instances: int
+    every: float | None
+
+
 class DistillationLoss(nn.Module, ABC):
     """Compares what a student and its teacher say about one batch.
 
     The keyword-only arguments of a subclass's constructor are its options in a recipe; each has a
     default. Projectors are submodules: they are trained with the student and never exported.
+
+    A loss with a `preparation` looks at a fixed choice of images before it is first computed, and
+    again while the student learns: `observe` takes from each network's output what it needs,
+    `prepare` keeps what follows from that in buffers, which checkpoints hold.
 
     Class attributes:
         needs: The parts that `forward` reads; of an object those that it reads of its pair.
@@ -59,6 +80,8 @@ class DistillationLoss(nn.Module, ABC):
             whether it is with its options.
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
+        preparation: What it looks at beforehand; None: nothing.
+        remarks: Lines for the user about what it does with this pair and its options.
 
     Args:
         student: Facts of the student.
@@ -71,6 +94,8 @@ class DistillationLoss(nn.Module, ABC):
     needs: Needs
     is_zero_at_equality: bool = False
     counts_over_batch: ClassVar[bool] = True
+    preparation: Preparation | None = None
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()
@@ -117,6 +142,32 @@ class DistillationLoss(nn.Module, ABC):
             batch: The images that both have seen.
             targets: One an image, batch frame; boxes of people or pseudo labels, or none.
         """
+
+    def observe(
+        self, output: DetectorOutput, batch: ImageBatch, targets: Sequence[Targets]
+    ) -> Observation:
+        """Return what `prepare` needs of the student, or of the teacher, about one batch.
+
+        Args:
+            output: Of one of the two, with the parts of `preparation`, without gradient.
+            batch: Images as they are, whole and unchanged.
+            targets: One an image, batch frame, with the chosen objects alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no preparation.")
+
+    def prepare(
+        self, student: Sequence[Observation], teacher: Sequence[Observation]
+    ) -> Mapping[str, Any]:
+        """Fill the buffers that `forward` reads; a pure function of the arguments.
+
+        Args:
+            student: What `observe` returned of each batch, on the CPU, in the same order each time.
+            teacher: Likewise.
+
+        Returns:
+            What was found, as JSON values, for the record of the stage.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no preparation.")
 
 
 def given_to_teacher(needs: Iterable[Needs], student: DetectorOutput) -> dict[str, Any]:

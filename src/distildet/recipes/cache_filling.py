@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from distildet.data.workers import Batch
 from distildet.detectors.base import Detector
 from distildet.errors import ResourceError
 from distildet.ops.fitting import in_fitting_parts
@@ -20,8 +21,8 @@ from distildet.pseudolabels.dense_store import DenseStore
 from distildet.recipes.run_context import RunContext
 from distildet.structures import DENSE, DensePrediction, ImageBatch
 
-Batches = Callable[[Sequence[range]], Iterator[ImageBatch]]
-"""Batches of views, each by the places of its views among all of the store -> their images."""
+Batches = Callable[[Sequence[range]], Iterator[Batch]]
+"""Batches of views, each by the places of its views among all of the store -> what they show."""
 
 SHARDS_CHECKED_AT_ONCE = 8
 """Shards after which processes that look for missing ones tell each other how they fare."""
@@ -57,7 +58,7 @@ class CacheFilling:
         layouts = in_fitting_parts(
             lambda batch: layout_of(self._dense(batch), self._top_k), self._context.device
         )
-        return layouts(next(self._batches([range(1)])))[0]
+        return layouts(next(self._batches([range(1)]))[0])[0]
 
     def fill(self, store: DenseStore) -> None:
         """Compute and store what is missing; each process its share of the missing shards.
@@ -110,7 +111,7 @@ class CacheFilling:
         encode = in_fitting_parts(self._encoded, self._context.device)
         for index, split in plan.items():
             encoded: list[dict[str, Tensor]] = []
-            for batch in itertools.islice(loaded, len(split)):
+            for batch, _ in itertools.islice(loaded, len(split)):
                 self._context.interruption.raise_if_requested()
                 encoded += encode(batch)
                 progress.advance(len(batch))

@@ -51,6 +51,20 @@ def left_out_remarks(result: TrainResult, folder: Path, steps: int) -> list[str]
     return lines
 
 
+def loss_remarks(task: nn.Module) -> list[str]:
+    """Return what the losses of a stage say about the pair of detectors and their options.
+
+    Args:
+        task: With its terms.
+    """
+    return [
+        f"{term.name}: {line}"
+        for term in task.modules()
+        if isinstance(term, Term)
+        for line in term.loss.remarks
+    ]
+
+
 def weight_remarks(task: nn.Module) -> list[str]:
     """Return a line for each automatic weight that would lie outside its bounds.
 

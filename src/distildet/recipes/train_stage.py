@@ -26,20 +26,24 @@ from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.kept_images import keep_decoded
 from distildet.recipes.label_stage import STORE, read_thresholds
+from distildet.recipes.observed_images import ChosenImages, choose_objects
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT, is_done, write_done
 from distildet.recipes.schema import LabelStage, TrainStage
 from distildet.recipes.stage_remarks import (
     batch_norm_remarks,
     left_out_remarks,
+    loss_remarks,
     weight_remarks,
 )
 from distildet.recipes.streams import Stream as StreamName
 from distildet.recipes.student import initial_student
 from distildet.recipes.teacher_cache import cached_teacher, remove_cache
 from distildet.training.loop import Trainer
+from distildet.training.preparing import ObservedImages
 from distildet.training.settings import TrainSettings
 from distildet.training.task import Task
+from distildet.training.terms import Term
 
 EVALUATION_BATCH = 16
 
@@ -90,6 +94,8 @@ def run_train_stage(
     tell_all(batch_norm_remarks(student, stage.batch_norm, stage.batch_size // stage.accumulate))
     teacher = _teacher(context, stage, streams, folder, settings)
     task = _task(context, student, teacher, settings)
+    tell_all(loss_remarks(task))
+    chosen = _chosen_images(context, stage, streams, task, settings)
     trainer = Trainer(
         task,
         settings,
@@ -111,6 +117,13 @@ def run_train_stage(
         device=context.device,
         interruption=context.interruption,
         progress=lambda done, total, values: context.progress.advance(work, done, total, values),
+        observed=None
+        if chosen is None
+        else ObservedImages(
+            batches=chosen.batches,
+            num_batches=chosen.num_batches,
+            steps_per_pass=max(len(stream.samples) / count for stream, count in streams),
+        ),
     )
     result = trainer.run()
     for line in result.warnings:
@@ -146,6 +159,35 @@ def _task(
         return Task(student)
     spec = context.teachers[0].spec_for(context.classes)
     return Task(student, teacher, build_terms(settings, student.spec, spec))
+
+
+def _chosen_images(
+    context: RunContext,
+    stage: TrainStage,
+    streams: Sequence[tuple[Stream, int]],
+    task: Task,
+    settings: TrainSettings,
+) -> ChosenImages | None:
+    """Return the images that losses look at beforehand, if there are such losses."""
+    preparations = [
+        term.loss.preparation
+        for term in task.terms
+        if isinstance(term, Term) and term.loss.preparation is not None
+    ]
+    if not preparations:
+        return None
+    draws = choose_objects(
+        [stream for stream, _ in streams],
+        preparations,
+        seed=settings.seed,
+        stage=settings.stage,
+    )
+    return ChosenImages(
+        draws=draws,
+        image_size=context.recipe.data.image_size,
+        batch_size=stage.batch_size // stage.accumulate,
+        workers=context.recipe.data.workers,
+    )
 
 
 def _teacher(

@@ -33,6 +33,7 @@ from distildet.training.loss_scale import LossScale
 from distildet.training.memory import more_micro_batches, why_not_more
 from distildet.training.metrics_log import MetricsLog
 from distildet.training.optim import build_optimizer, learning_rate, set_learning_rate
+from distildet.training.preparing import ObservedImages, Preparer
 from distildet.training.rejected_batch import save_rejected_batch
 from distildet.training.settings import TrainSettings
 from distildet.training.shares import average_step, start_equal, whole_batch
@@ -78,6 +79,7 @@ class Trainer:
         device: Where to compute.
         interruption: Asked after every step.
         progress: Told finished steps, all steps, and the latest losses.
+        observed: What losses look at beforehand; None where no loss of the task does.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Trainer:
         device: torch.device,
         interruption: Interruption,
         progress: Progress,
+        observed: ObservedImages | None = None,
     ) -> None:
         self.settings = settings
         self.folder = folder
@@ -108,6 +111,7 @@ class Trainer:
         if settings.batch_norm == "frozen":
             task.student.freeze_batch_norm()
         self.optimizer = build_optimizer(task.student, settings, projectors=task.terms.parameters())
+        self.preparer = None if observed is None else Preparer(task, observed, steps=settings.steps)
         self.loss_scale = LossScale(device, settings.precision)
         self.ema = Ema(task.student, settings.ema)
         self.log = MetricsLog(folder / "metrics.jsonl")
@@ -143,6 +147,7 @@ class Trainer:
             self.batches(start, self.settings.steps), start=start
         ):
             with told_when_out_of_memory(self._advice(step)):
+                self._prepare(step)
                 self._step(step, batch, targets)
             finished = step + 1
             is_evaluated = finished in evaluation_steps and self.evaluate is not None
@@ -166,6 +171,16 @@ class Trainer:
             overflows=self.counters.overflows,
             warnings=(*warnings, *self._memory_warning()),
         )
+
+    def _prepare(self, step: int) -> None:
+        """Let losses look at their images, if it is time."""
+        terms = [] if self.preparer is None else self.preparer.due(step)
+        if self.preparer is None or not terms:
+            return
+        seed_everything(self.settings.seed, f"{self.settings.stage} preparation", step)
+        found = self.preparer.prepare(terms, self.device)
+        # The record of the step that follows: whoever goes on before that step prepares again.
+        self._note({"step": step + 1, "prepared": found})
 
     def _step(self, step: int, batch: ImageBatch, targets: Sequence[Targets]) -> None:
         rate = learning_rate(step, self.settings)

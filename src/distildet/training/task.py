@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import Detector
 from distildet.errors import ConfigError
-from distildet.losses.base import given_to_teacher
+from distildet.losses.base import DistillationLoss, given_to_teacher
 from distildet.ops.draws import (
     draw_seed,
     generator_states,
@@ -125,9 +125,9 @@ class Task(nn.Module):
             buffer.copy_(value)
 
     def _changing_buffers(self) -> Iterator[Tensor]:
-        """Yield them: frozen BatchNorm changes none, and automatic weights only learn."""
+        """Yield them: those of frozen BatchNorm, automatic weights and losses stay as they are."""
         for module in self.modules():
-            if module.training and not isinstance(module, AutoWeight):
+            if module.training and not isinstance(module, (AutoWeight, DistillationLoss)):
                 yield from module.buffers(recurse=False)
 
     def _active_terms(self) -> list[Term]:

@@ -37,16 +37,17 @@ def streams(tmp_path):
 @pytest.fixture
 def batches(streams):
     """Batches of six passes over three views."""
-    drawn = training_batches(
-        streams, seed=3, start_step=0, stop_step=12, workers=0, num_views=3, **LOOK
+    return list(
+        training_batches(
+            streams, seed=3, start_step=0, stop_step=12, workers=0, num_views=3, **LOOK
+        )
     )
-    return [batch for batch, _ in drawn]
 
 
 def pixels_by_view(batches):
     return [
         (view_id, pixels)
-        for batch in batches
+        for batch, _ in batches
         for view_id, pixels in zip(batch.view_ids, batch.pixels, strict=True)
     ]
 
@@ -61,7 +62,7 @@ def test_views_come_again_after_as_many_passes(batches):
 def test_the_order_of_the_passes_stays_as_without_fixed_views(streams, batches):
     varied = training_batches(streams, seed=3, start_step=0, stop_step=12, workers=0, **LOOK)
 
-    assert [batch.image_ids for batch, _ in varied] == [batch.image_ids for batch in batches]
+    assert [batch.image_ids for batch, _ in varied] == [batch.image_ids for batch, _ in batches]
 
 
 def test_the_first_passes_look_as_without_fixed_views(streams, batches):
@@ -69,17 +70,17 @@ def test_the_first_passes_look_as_without_fixed_views(streams, batches):
 
     first = next(varied)[0]
 
-    assert torch.equal(first.image_to_batch, batches[0].image_to_batch)
+    assert torch.equal(first.image_to_batch, batches[0][0].image_to_batch)
     assert first.view_ids == ()
 
 
 def test_every_batch_is_a_square_of_the_same_size(batches):
-    assert {tuple(batch.pixels.shape) for batch in batches} == {(3, 3, 64, 64)}
+    assert {tuple(batch.pixels.shape) for batch, _ in batches} == {(3, 3, 64, 64)}
 
 
 def test_all_views_are_those_that_training_shows(streams, batches):
     draws = fixed_views(streams, seed=3, steps=12, num_views=3)
-    single = view_batches([[draw] for draw in draws], workers=0, **LOOK)
+    single = list(view_batches([[draw] for draw in draws], workers=0, **LOOK))
 
     shown = dict(pixels_by_view(batches))
     listed = pixels_by_view(single)
@@ -87,16 +88,31 @@ def test_all_views_are_those_that_training_shows(streams, batches):
     assert all(torch.equal(pixels, shown[view_id]) for view_id, pixels in listed)
 
 
+def test_views_have_the_targets_that_training_shows(streams, batches):
+    draws = fixed_views(streams, seed=3, steps=12, num_views=3)
+    listed = list(view_batches([[draw] for draw in draws], workers=0, **LOOK))
+
+    shown = {
+        view_id: targets
+        for batch, of_batch in batches
+        for view_id, targets in zip(batch.view_ids, of_batch, strict=True)
+    }
+    assert all(
+        torch.equal(targets.boxes, shown[batch.view_ids[0]].boxes) for batch, (targets,) in listed
+    )
+    assert len({tuple(targets.boxes.flatten().tolist()) for _, (targets,) in listed}) > 1
+
+
 def test_batches_of_views_have_what_is_asked_in_order(streams):
     draws = fixed_views(streams, seed=3, steps=2, num_views=3)
 
     batches = list(view_batches([draws[:4], draws[4:]], workers=1, **LOOK))
 
-    assert [batch.image_ids for batch in batches] == [
+    assert [batch.image_ids for batch, _ in batches] == [
         ("a0.png", "a1.png", "a2.png", "a3.png"),
         ("b0.png", "b1.png"),
     ]
-    assert batches[1].view_ids == ("b/0/b0.png", "b/0/b1.png")
+    assert batches[1][0].view_ids == ("b/0/b0.png", "b/0/b1.png")
 
 
 @pytest.mark.parametrize(("steps", "num_views"), [(1, 5), (3, 5), (3, 2), (3, 1), (4, 2), (5, 2)])

@@ -1,0 +1,149 @@
+"""Shows chosen images to the losses of a stage, before they are first computed and again later."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from distildet.detectors.base import Detector
+from distildet.losses.base import Observation
+from distildet.ops.precision import network_precision
+from distildet.ops.processes import num_processes
+from distildet.ops.shared_work import on_first, share_out
+from distildet.structures import ImageBatch, Targets, move_targets
+from distildet.training.task import Task
+from distildet.training.terms import Term
+
+Batches = Callable[[Sequence[int]], Iterator[tuple[ImageBatch, Sequence[Targets]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedImages:
+    """The images that losses look at beforehand, in batches that never change.
+
+    Args:
+        batches: Gives the batches of these numbers, with the chosen objects as targets.
+        num_batches: Of all processes together.
+        steps_per_pass: Optimiser steps in which the stage goes through its images once.
+    """
+
+    batches: Batches
+    num_batches: int
+    steps_per_pass: float
+
+
+class Preparer:
+    """Prepares the losses of a task when their time has come.
+
+    What the teacher says about the images never changes, and is kept from the first time on.
+
+    Args:
+        task: On its device.
+        images: What the losses look at.
+        steps: Of the stage.
+    """
+
+    def __init__(self, task: Task, images: ObservedImages, *, steps: int) -> None:
+        self._task = task
+        self._images = images
+        self._steps = steps
+        self._of_teacher: dict[str, list[Observation]] = {}
+
+    def due(self, step: int) -> list[Term]:
+        """Return the terms whose losses look at the images before a step, by the step alone."""
+        return [
+            term for term in self._task.terms if isinstance(term, Term) and self._is_due(term, step)
+        ]
+
+    def prepare(self, terms: Sequence[Term], device: torch.device) -> dict[str, Any]:
+        """Let the losses of terms look; every process comes here, and all keep the same.
+
+        Args:
+            terms: As `due` returns them.
+            device: Where the task is.
+
+        Returns:
+            By the name of each term what its loss has found, as JSON values.
+
+        Raises:
+            DataError: An image cannot be decoded.
+        """
+        new = [term for term in terms if term.name not in self._of_teacher]
+        teacher = self._task.teacher
+        seen = self._seen(self._task.student, terms, device)
+        if new and teacher is not None:
+            self._of_teacher |= self._seen(teacher, new, device)
+        found = {}
+        for term in terms:
+            of_student, of_teacher = seen[term.name], self._of_teacher[term.name]
+            found[term.name] = _prepare_on_first(term, of_student, of_teacher)
+        return found
+
+    def _is_due(self, term: Term, step: int) -> bool:
+        preparation = term.loss.preparation
+        if preparation is None or term.course(step / self._steps) == 0:
+            return False
+        first = next(one for one in range(self._steps) if term.course(one / self._steps) > 0)
+        if preparation.every is None:
+            return step == first
+        return (step - first) % max(1, round(preparation.every * self._images.steps_per_pass)) == 0
+
+    @torch.no_grad()
+    def _seen(
+        self, detector: Detector, terms: Sequence[Term], device: torch.device
+    ) -> dict[str, list[Observation]]:
+        """Return by term what its loss needs of a detector, batch by batch."""
+        wanted = frozenset[str]().union(
+            *(term.loss.preparation.parts for term in terms if term.loss.preparation)
+        )
+
+        def observe(numbers: Sequence[int]) -> Iterator[list[Observation]]:
+            for batch, targets in self._images.batches(numbers):
+                images, objects = batch.to(device), move_targets(targets, device)
+                with network_precision(device, self._task.precision):
+                    output = detector(images, want=wanted)
+                yield [
+                    {
+                        name: one.cpu()
+                        for name, one in term.loss.observe(output, images, objects).items()
+                    }
+                    for term in terms
+                ]
+
+        with _in_eval_mode(detector):
+            observed, error = share_out(range(self._images.num_batches), observe)
+        if error is not None:
+            raise error
+        return {
+            term.name: [of_batch[place] for of_batch in observed]
+            for place, term in enumerate(terms)
+        }
+
+
+def _prepare_on_first(
+    term: Term, student: Sequence[Observation], teacher: Sequence[Observation]
+) -> Mapping[str, Any]:
+    """Prepare a loss in one process, and give its buffers to the others."""
+
+    def prepare() -> tuple[Mapping[str, Any], dict[str, torch.Tensor]]:
+        found = term.loss.prepare(student, teacher)
+        return found, {name: one.cpu() for name, one in term.loss.named_buffers()}
+
+    found, buffers = on_first(prepare)
+    if num_processes() > 1:
+        for name, buffer in term.loss.named_buffers():
+            buffer.copy_(buffers[name])
+    return found
+
+
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
