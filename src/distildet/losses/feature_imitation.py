@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from distildet.errors import ConfigError, MissingPartError
 from distildet.losses.base import LOSSES, DistillationLoss, Needs
+from distildet.losses.feature_difference import (
+    cells_that_show_image,
+    compared_levels,
+    make_projectors,
+    squared_difference,
+    statistics,
+    total_variance,
+)
 from distildet.ops.reduce import batch_share, batch_total
 from distildet.specs import DetectorSpec
 from distildet.structures import FEATURES_NECK, DetectorOutput, ImageBatch, Targets
-
-# A map that hardly varies over the cells (or has one cell) is compared with its own magnitude
-# instead: the variance counts as at least this share of the mean square.
-LEAST_VARIANCE = 0.01
 
 
 @LOSSES.register("feature-imitation")
@@ -78,11 +80,8 @@ class FeatureImitation(DistillationLoss):
         levels: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__(student, teacher)
-        own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
-        self.levels = _compared_levels(tuple(own), tuple(guide), levels)
-        self.projectors = nn.ModuleDict(
-            {level: _projector(own[level].channels, guide[level].channels) for level in self.levels}
-        )
+        self.levels = compared_levels(student, teacher, levels)
+        self.projectors = make_projectors(student, teacher, self.levels)
 
     def forward(
         self,
@@ -93,100 +92,15 @@ class FeatureImitation(DistillationLoss):
     ) -> dict[str, Tensor]:
         """Return "feature"; see the class."""
         guides = [teacher.features[level].detach().float() for level in self.levels]
-        shown = [_cells_that_show_image(batch, guide) for guide in guides]
-        own = [_statistics(*pair) for pair in zip(guides, shown, strict=True)]
+        shown = [cells_that_show_image(batch, guide) for guide in guides]
+        own = [statistics(*pair) for pair in zip(guides, shown, strict=True)]
         # In one message: each costs processes that wait for each other.
         totals = batch_total(torch.cat(own)).split_with_sizes([len(one) for one in own])
         values = [
-            _squared_difference(self.projectors[level](student.features[level]), *pair)
-            / (_scale(total) * batch_share())
-            for level, pair, total in zip(
-                self.levels, zip(guides, shown, strict=True), totals, strict=True
-            )
+            squared_difference(self.projectors[level](student.features[level]), guide)
+            .mul(cells)
+            .sum()
+            / (total_variance(total) * batch_share())
+            for level, guide, cells, total in zip(self.levels, guides, shown, totals, strict=True)
         ]
         return {"feature": torch.stack(values).mean()}
-
-
-def _compared_levels(
-    own: tuple[str, ...], guide: tuple[str, ...], asked: tuple[str, ...] | None
-) -> tuple[str, ...]:
-    """Return the levels to compare, after checking that both detectors have them."""
-    common = tuple(level for level in own if level in guide)
-    has = f"The student has {', '.join(own)}; the teacher has {', '.join(guide)}."
-    if asked is None:
-        if not common:
-            raise MissingPartError(f"student and teacher have no neck level in common. {has}")
-        return common
-    if not asked or len(set(asked)) < len(asked):
-        raise ConfigError(
-            f"levels: found {list(asked)}. Accepted: different levels of "
-            f"{', '.join(common)}, at least one."
-        )
-    missing = [level for level in asked if level not in common]
-    if missing:
-        raise MissingPartError(f"levels: {', '.join(missing)} is not on both sides. {has}")
-    return asked
-
-
-def _projector(own_channels: int, guide_channels: int) -> nn.Conv2d:
-    projector = nn.Conv2d(own_channels, guide_channels, 1)
-    if own_channels == guide_channels:
-        nn.init.dirac_(projector.weight)
-        nn.init.zeros_(projector.bias)  # type: ignore[arg-type] # a Conv2d has a bias by default
-    return projector
-
-
-def _squared_difference(projected: Tensor, guide: Tensor, shown: Tensor) -> Tensor:
-    """Return Σ_v |a(S) - T|² over the cells [b 1 h w] that are shown."""
-    # Sums of squares over a map lose digits, and in half precision overflow, below float32.
-    projected = projected.float()
-    if projected.shape[2:] != guide.shape[2:]:
-        projected = F.interpolate(
-            projected, size=guide.shape[2:], mode="bilinear", align_corners=False
-        )  # [b, c, h, w] of the teacher
-    return (projected - guide).square().mul(shown).sum()
-
-
-def _statistics(guide: Tensor, shown: Tensor) -> Tensor:
-    """Return what `_scale` needs of a part of the batch, [4 + c], such that parts add up.
-
-    Number of cells; variance about the part's own means; cells * |means|²; Σ_v |T|²; cells * means.
-    """
-    cells = shown.sum()
-    mean = (guide * shown).sum((0, 2, 3)) / cells  # [c]
-    inside = (guide - mean[:, None, None]).square().mul(shown).sum()
-    square = (guide.square() * shown).sum()
-    return torch.cat(
-        [torch.stack([cells, inside, cells * mean.square().sum(), square]), cells * mean]
-    )
-
-
-def _scale(totals: Tensor) -> Tensor:
-    """Return what the squared difference of the whole batch is divided by.
-
-    That is Σ_v |T - mean_v(T)|², but at least 0.01 Σ_v |T|², or the number of values where the
-    maps are 0 everywhere. Between the means of the parts the variance is as in Chan et al.,
-    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979: squares of
-    the maps, less the squared mean, would lose all digits of a small variance.
-
-    Args:
-        totals: `_statistics` of all parts, added up.
-    """
-    cells, inside, squared_means, square, sums = totals.split_with_sizes(
-        [1, 1, 1, 1, len(totals) - 4]
-    )
-    between = squared_means - (sums.square() / cells).sum()
-    scale = torch.maximum(inside + between.clamp(min=0), LEAST_VARIANCE * square)
-    return torch.where(scale > 0, scale, cells * len(sums)).squeeze()
-
-
-def _cells_that_show_image(batch: ImageBatch, feature: Tensor) -> Tensor:
-    """Return [b 1 h w], 1 where a cell begins inside the image: at least one cell an image."""
-    padded = batch.pixels.shape[2:]
-    sizes = batch.sizes.to(feature.device)
-    height, width = feature.shape[2:]
-    # Padded size / map size: at sizes that a stride does not divide, nominal strides are off.
-    tops = torch.arange(height, device=feature.device) * (padded[0] / height)
-    lefts = torch.arange(width, device=feature.device) * (padded[1] / width)
-    rows, columns = tops < sizes[:, :1], lefts < sizes[:, 1:]  # [b h], [b w]
-    return (rows[:, None, :, None] & columns[:, None, None, :]).to(feature.dtype)  # [b 1 h w]
