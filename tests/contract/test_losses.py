@@ -15,7 +15,7 @@ DENSE_HEAD = {"head_depth": 1, "head_norm": "group"}
 REGION_HEAD = {"region_channels": 16, "region_samples": 16, "test_proposals": 30}
 TEACHERS = {"retinanet": DENSE_HEAD, "fcos": DENSE_HEAD, "faster_rcnn": REGION_HEAD}
 # What a loss compares decides which pairs it is checked on.
-OF_FEATURES = ["feature-imitation"]
+OF_FEATURES = ["feature-imitation", "foreground-imitation"]
 OF_PRIORS = ["adaptive"]
 SLOTS = ("Formula:", "Needs:", "Args:", "Shape:", "Returns:", "Gradient:", "Source:")
 HEADINGS = (
@@ -50,10 +50,17 @@ def test_every_loss_is_in_one_of_the_lists():
     assert sorted(OF_FEATURES + OF_PRIORS) == list(LOSSES.names())
 
 
-@pytest.mark.parametrize("name", OF_FEATURES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in OF_FEATURES),
+        ("foreground-imitation", {"foreground": 0.0}),
+        ("foreground-imitation", {"background": 0.0}),
+    ],
+)
 @pytest.mark.parametrize("family", TEACHERS)
 @pytest.mark.parametrize("extra_levels", [0, 1])
-def test_a_loss_of_features_keeps_its_contract(name, family, extra_levels):
+def test_a_loss_of_features_keeps_its_contract(name, options, family, extra_levels):
     # More classes, other levels, more channels, and a pyramid that ends elsewhere.
     teacher = make_detector(
         family,
@@ -64,7 +71,7 @@ def test_a_loss_of_features_keeps_its_contract(name, family, extra_levels):
         **TEACHERS[family],
     )
 
-    check_loss(name, make_student("retinanet"), teacher)
+    check_loss(name, make_student("retinanet"), teacher, options=options)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,15 @@ def total_variance(totals: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, cells * len(sums)).squeeze()
 
 
+def variance_of_a_cell(totals: Tensor) -> Tensor:
+    """Return `total_variance` divided by the number of cells.
+
+    Args:
+        totals: `statistics` of all parts, added up.
+    """
+    return total_variance(totals) / totals[0]
+
+
 def cells_that_show_image(batch: ImageBatch, feature: Tensor) -> Tensor:
     """Return [b 1 h w], 1 where a cell begins inside the image: at least one cell an image.
 
