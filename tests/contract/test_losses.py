@@ -15,7 +15,7 @@ DENSE_HEAD = {"head_depth": 1, "head_norm": "group"}
 REGION_HEAD = {"region_channels": 16, "region_samples": 16, "test_proposals": 30}
 TEACHERS = {"retinanet": DENSE_HEAD, "fcos": DENSE_HEAD, "faster_rcnn": REGION_HEAD}
 # What a loss compares decides which pairs it is checked on.
-OF_FEATURES = ["feature-imitation", "foreground-imitation"]
+OF_FEATURES = ["feature-imitation", "foreground-imitation", "global-knowledge"]
 OF_PRIORS = ["adaptive"]
 SLOTS = ("Formula:", "Needs:", "Args:", "Shape:", "Returns:", "Gradient:", "Source:")
 HEADINGS = (
@@ -56,6 +56,8 @@ def test_every_loss_is_in_one_of_the_lists():
         *((name, {}) for name in OF_FEATURES),
         ("foreground-imitation", {"foreground": 0.0}),
         ("foreground-imitation", {"background": 0.0}),
+        ("global-knowledge", {"variant": "paper"}),
+        ("global-knowledge", {"terms": ("global",)}),
     ],
 )
 @pytest.mark.parametrize("family", TEACHERS)
@@ -82,6 +84,8 @@ def test_a_loss_of_features_keeps_its_contract(name, options, family, extra_leve
         ("adaptive", {"priors": "positive"}),
         ("adaptive", {"gamma": 0.0, "normaliser": "positives"}),
         ("adaptive", {"form": "focal"}),
+        ("global-knowledge", {"variant": "paper"}),
+        ("global-knowledge", {"variant": "paper", "terms": ("response",)}),
     ],
 )
 @pytest.mark.parametrize("family", ["retinanet", "fcos"])
@@ -94,8 +98,17 @@ def test_a_loss_of_priors_keeps_its_contract(name, options, family):
     check_loss(name, make_student(family), teacher, options=options)
 
 
-@pytest.mark.parametrize("options", [{}, {"form": "official"}])
-def test_a_loss_of_regions_keeps_its_contract(options):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adaptive", {}),
+        ("adaptive", {"form": "official"}),
+        ("global-knowledge", {}),
+        ("global-knowledge", {"variant": "paper"}),
+        ("global-knowledge", {"terms": ("global", "response")}),
+    ],
+)
+def test_a_loss_of_regions_keeps_its_contract(name, options):
     # More classes and channels, another pyramid; the teacher judges the student's regions.
     student = make_detector(
         "faster_rcnn", classes=("car",), levels=("C3", "C4"), channels=8, **REGION_HEAD
@@ -104,7 +117,7 @@ def test_a_loss_of_regions_keeps_its_contract(options):
         "faster_rcnn", classes=("bus", "car"), levels=("C2", "C3"), channels=16, **REGION_HEAD
     )
 
-    check_loss("adaptive", student, teacher, options=options)
+    check_loss(name, student, teacher, options=options)
 
 
 def test_adaptive_is_held_to_be_zero_at_equality_in_the_form_paper_alone():

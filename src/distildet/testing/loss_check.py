@@ -98,6 +98,8 @@ def check_loss(
         batch=_make_batch(student.spec.image_size),
         targets=_make_targets(student.spec.image_size, len(student.spec.classes)),
     )
+    if case.loss.preparation is not None:
+        _prepare(case.loss, case.student, case.teacher, case)
     faults = _option_faults(registry.options(name))
     if _gives_scalars(case):
         faults += [claim for claim, holds in _CLAIMS.items() if not holds(case)]
@@ -261,11 +263,32 @@ def _falls_in_twenty_steps(case: _Case) -> bool:
 def _is_zero_at_equality(case: _Case, cls: Any, options: Mapping[str, Any]) -> bool:
     spec = case.student.spec
     loss = cls(spec, spec, **options)
+    if loss.preparation is not None:
+        _prepare(loss, case.student, case.student, case)
     needed = loss.needs.student | loss.needs.teacher
     with torch.no_grad():
         output = case.student(case.batch, case.targets, want=needed)
         value = _sum(loss(output, output, case.batch, case.targets))
     return float(value.abs()) <= NEARLY_ZERO
+
+
+def _prepare(loss: DistillationLoss, student: Detector, teacher: Detector, case: _Case) -> None:
+    """Let a loss look at the images of the case, each a batch."""
+    if loss.preparation is None:
+        return
+    batches = [
+        (case.batch.part(place, place + 1), case.targets[place : place + 1])
+        for place in range(IMAGES)
+    ]
+    with torch.no_grad():
+        own, guide = (
+            [
+                loss.observe(detector(batch, want=loss.preparation.parts), batch, targets)
+                for batch, targets in batches
+            ]
+            for detector in (student, teacher)
+        )
+        loss.prepare(own, guide)
 
 
 _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from distildet.detectors.base import Detector
+from distildet.detectors.base import BatchNorms, Detector
 from distildet.errors import ConfigError
-from distildet.losses.base import DistillationLoss, given_to_teacher
+from distildet.losses.base import given_to_teacher
 from distildet.ops.draws import (
     draw_seed,
     generator_states,
@@ -19,7 +19,7 @@ from distildet.ops.draws import (
 from distildet.ops.precision import Precision, network_precision
 from distildet.ops.reduce import add_up, counting, with_totals
 from distildet.structures import LOSSES, DetectorOutput, ImageBatch, Targets, move_targets
-from distildet.training.terms import TOTAL, AutoWeight, Term, TermValue
+from distildet.training.terms import TOTAL, Term, TermValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +125,12 @@ class Task(nn.Module):
             buffer.copy_(value)
 
     def _changing_buffers(self) -> Iterator[Tensor]:
-        """Yield them: those of frozen BatchNorm, automatic weights and losses stay as they are."""
-        for module in self.modules():
-            if module.training and not isinstance(module, (AutoWeight, DistillationLoss)):
+        """Yield them: of the terms only BatchNorm has such, and where it is frozen it has none."""
+        for module in self.student.modules():
+            if module.training:
+                yield from module.buffers(recurse=False)
+        for module in self.terms.modules():
+            if module.training and isinstance(module, BatchNorms):
                 yield from module.buffers(recurse=False)
 
     def _active_terms(self) -> list[Term]:
