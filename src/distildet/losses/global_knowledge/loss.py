@@ -43,18 +43,18 @@ class GlobalKnowledge(DistillationLoss):
         class c, chosen anew every `refresh` passes
         "paper":    phi = projection of f on G_c;  rho = 1 - |phi_s - phi_t|, within 0..1
                     global = mean_objects rho |phi_s - phi_t|² / (2 K_c), mean over levels
-                    feature = Σ M (a(S) - T)² / (2 channels Σ M), mean over levels; a: 1x1, ReLU
+                    feature = Σ M |a(S) - T|² / (2 V Σ M), mean over levels; a: 1x1, then ReLU
                     response = mean_places rho KL
         "official": c = cosines of f to all prototypes;  rho = 1 - |max_c c_s - max_c c_t|, over
                     those of its class, within 0..1
                     global = mean smoothL1(rho c_s, rho c_t), sum over levels
-                    feature = as above with a: 3x3, + background * Σ_outside (a(S) - T)² /
-                    (2 channels cells); sum over levels, between region heads mean
+                    feature = as above with a: 3x3, + background * Σ_outside |a(S) - T|² /
+                    (2 V cells)
                     response = mean_places rho KL at temperature 2, mean over classes, times 4
         M: in each cell rho of the smallest box there ("official": on the level of the box's size),
-        0 outside. Places: priors the student's matching gives to a box, or its regions that
-        overlap one by half; rho is that of the box, mean over levels. KL of dense heads is summed
-        over classes, each yes or no ("official": softmax over classes).
+        0 outside; V: the teacher's variance, of a cell. Places: priors the student's matching gives
+        to a box, or its regions that overlap one by half; rho is that of the box, mean over levels.
+        KL of dense heads is summed over classes, each yes or no ("official": softmax over classes).
 
     Needs:
         student: features.neck · teacher: features.neck · at least one pyramid level on both sides;
@@ -98,10 +98,11 @@ class GlobalKnowledge(DistillationLoss):
         Tang, Zhang, Peng, Li, "Distilling Object Detectors with Global Knowledge", ECCV 2022, arXiv
         2210.09022; "official": the authors' program.
         Checked against: values by hand, a loop in float64; the pursuit against brute force.
-        Differs: RoIAlign for cropped cells; a chosen instance is not chosen again; rho within 0..1;
-        objects are boxes of targets, not positive proposals; rho of a place is that of its object;
-        the smallest of overlapping boxes is seen; padding and what a human ignores is no
-        background. How the paper projects is not told; "ridge" is ours.
+        Differs: features are divided by the teacher's variance, which both leave as they are, and
+        of dense heads averaged over levels; RoIAlign for cropped cells; a chosen instance is not
+        chosen again; rho within 0..1; objects are boxes of targets, not positive proposals; rho of
+        a place is that of its object; the smallest of overlapping boxes is seen; padding and what a
+        human ignores is no background. How the paper projects is not told; "ridge" is ours.
     """
 
     needs = Needs(student=frozenset({FEATURES_NECK}), teacher=frozenset({FEATURES_NECK}))
@@ -161,20 +162,11 @@ class GlobalKnowledge(DistillationLoss):
                 for level, pair in channels.items()
             }
         )
-        is_official, num_levels = variant == "official", len(self.levels)
-        is_of_regions = student.head == teacher.head == "region"
-        self.num_summed = 1 if is_official else num_levels
         self.reliable_features = (
-            ReliableFeatures(
-                channels,
-                self.options,
-                num_summed=1 if is_official and not is_of_regions else num_levels,
-            )
-            if self._has("feature")
-            else None
+            ReliableFeatures(channels, self.options) if self._has("feature") else None
         )
         # ReLU takes what is below 0 from the student's side alone.
-        self.is_zero_at_equality = is_official or self.reliable_features is None
+        self.is_zero_at_equality = variant == "official" or self.reliable_features is None
 
     def observe(
         self, output: DetectorOutput, batch: ImageBatch, targets: Sequence[Targets]
@@ -219,7 +211,8 @@ class GlobalKnowledge(DistillationLoss):
         found = self._compare_objects(student, teacher, batch, targets)
         sums: dict[str, list[WeightedSum]] = {}
         if self._has("global"):
-            factor = self.options.weight("global") / self.num_summed
+            num_summed = 1 if self.options.variant == "official" else len(found)
+            factor = self.options.weight("global") / num_summed
             sums["global"] = [
                 WeightedSum(value=one.difference, count=one.count, factor=factor)
                 for one in found.values()

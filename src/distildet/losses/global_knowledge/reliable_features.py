@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from distildet.losses.feature_difference import cells_that_show_image, squared_difference
+from distildet.losses.feature_difference import (
+    cells_that_show_image,
+    squared_difference,
+    statistics,
+    variance_of_a_cell,
+)
 from distildet.losses.global_knowledge.object_features import canvas_of, relative_sides
 from distildet.losses.global_knowledge.options import GlobalKnowledgeOptions, Variant
 from distildet.losses.weighted_sum import WeightedSum
 from distildet.ops.foreground import inside_boxes, painted
+from distildet.ops.reduce import batch_total
 from distildet.structures import ImageBatch, Targets
 
 FINEST_SIDE = 56 / 800
@@ -22,19 +28,13 @@ class ReliableFeatures(nn.Module):
     Args:
         channels: Level -> channels of the student and of the teacher, finest level first.
         options: Variant and weights.
-        num_summed: What the sum over levels is divided by.
     """
 
     def __init__(
-        self,
-        channels: Mapping[str, tuple[int, int]],
-        options: GlobalKnowledgeOptions,
-        *,
-        num_summed: int,
+        self, channels: Mapping[str, tuple[int, int]], options: GlobalKnowledgeOptions
     ) -> None:
         super().__init__()
         self.options = options
-        self.num_summed = num_summed
         self.levels = tuple(channels)
         self.projectors = nn.ModuleDict(
             {level: _projector(*pair, options.variant) for level, pair in channels.items()}
@@ -55,36 +55,52 @@ class ReliableFeatures(nn.Module):
             targets: One an image; their boxes are the objects, n in all.
             reliability: Level -> [n] of each object, 0..1.
         """
+        guides = {level: features[level][1].detach().float() for level in self.levels}
+        shown = {level: cells_that_show_image(batch, guide) for level, guide in guides.items()}
+        own = [statistics(guides[level], shown[level]) for level in self.levels]
+        # In one message: each costs processes that wait for each other.
+        totals = batch_total(torch.cat(own)).split_with_sizes([len(one) for one in own])
         sums = []
-        for level in self.levels:
-            own, guide = features[level]
-            guide = guide.detach().float()
-            # The mean over channels, and the half of a squared error.
-            divisor = 2.0 * guide.shape[1]
-            difference = squared_difference(self.projectors[level](own), guide).sum(
-                1, keepdim=True
-            )  # [b 1 h w]
-            boxes, values = self._seen_on(level, batch, targets, reliability[level])
-            shape = guide.shape[2], guide.shape[3]
-            inside = painted(boxes, values, canvas=canvas_of(batch), shape=shape)
-            weighted = [(inside, self.options.weight("feature"))]
-            background = self.options.weight("background")
-            if background > 0:
-                covered = [
-                    torch.cat([own_boxes, *([one.ignore] if one.origin == "human" else [])])
-                    for own_boxes, one in zip(boxes, targets, strict=True)
-                ]
-                outside = ~inside_boxes(covered, canvas=canvas_of(batch), shape=shape)
-                weighted.append((cells_that_show_image(batch, guide) * outside, background))
+        for level, total in zip(self.levels, totals, strict=True):
+            guide = guides[level]
+            projected = self.projectors[level](features[level][0])
+            difference = squared_difference(projected, guide).sum(1, keepdim=True)  # [b 1 h w]
+            scaled = difference / (2 * variance_of_a_cell(total))
             sums += [
                 WeightedSum(
-                    value=(cells * difference).sum(),
-                    count=divisor * cells.sum(),
-                    factor=factor / self.num_summed,
+                    value=(cells * scaled).sum(),
+                    count=cells.sum(),
+                    factor=factor / len(self.levels),
                 )
-                for cells, factor in weighted
+                for cells, factor in self._weighted_cells(
+                    level, batch, targets, reliability[level], shown[level]
+                )
             ]
         return sums
+
+    def _weighted_cells(
+        self,
+        level: str,
+        batch: ImageBatch,
+        targets: Sequence[Targets],
+        reliability: Tensor,
+        shown: Tensor,
+    ) -> list[tuple[Tensor, float]]:
+        """Return [b 1 h w], what each cell inside and outside of boxes counts, and its factor."""
+        boxes, values = self._seen_on(level, batch, targets, reliability)
+        canvas, shape = canvas_of(batch), (shown.shape[2], shown.shape[3])
+        weighted = [
+            (painted(boxes, values, canvas=canvas, shape=shape), self.options.weight("feature"))
+        ]
+        background = self.options.weight("background")
+        if background > 0:
+            covered = [
+                torch.cat([own, one.ignore]) if one.origin == "human" else own
+                for own, one in zip(boxes, targets, strict=True)
+            ]
+            outside = ~inside_boxes(covered, canvas=canvas, shape=shape)
+            weighted.append((shown * outside, background))
+        return weighted
 
     def _seen_on(
         self, level: str, batch: ImageBatch, targets: Sequence[Targets], reliability: Tensor
