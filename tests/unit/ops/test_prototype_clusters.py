@@ -169,8 +169,8 @@ def test_instances_without_a_feature_have_a_centre_of_zeros():
 
 
 def test_rows_are_drawn_as_often_as_their_squared_distance_says():
-    # After 0 (or 1): 9 to 1 for the row at a distance of 3, against that at 1. Only draws that
-    # begin with the first row count: 3000 of 9000 on average, of which 90 % go on with the last.
+    # After the first row 9 to 1 for the row at a distance of 3, against that at 1. Of 1500 draws a
+    # third begins with the first row.
     rows = torch.tensor([[0.0], [1.0], [3.0]])
     generator = seeded(0)
 
