@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py --threads 2
 
-Each row is a ratio of two times. Its two sides take turns in one process, so that both see the
-same machine; shown are the median over all rounds and its 95 % interval by bootstrap. The result
-goes to `results/speed/cpu.json`, the table to `docs/benchmarks/speed.md`; rows that are not
-measured again with `--only` stay as they are in both.
+Each row is a ratio of two times, or of a time and its limit. Works that are compared take turns in
+one process, so that they see the same machine; shown are the median over all rounds and its 95 %
+interval by bootstrap. The result goes to `results/speed/cpu.json`, the table to
+`docs/benchmarks/speed.md`; rows that are not measured again with `--only` stay as they are in both.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from speed_rows.adaptive import adaptive
 from speed_rows.caching import caching
 from speed_rows.evaluation import evaluation
 from speed_rows.labeling import labeling
+from speed_rows.prototypes import prototypes
 from speed_rows.settings import Settings
 from speed_rows.table import tables
 from speed_rows.timing import Row
@@ -44,6 +45,7 @@ MEASUREMENTS: Mapping[str, Callable[[Settings], list[Row]]] = {
     "cached-teacher": caching,
     "evaluation": evaluation,
     "adaptive": adaptive,
+    "prototypes": prototypes,
 }
 
 
