@@ -91,6 +91,27 @@ def test_equal_instances_are_all_kept():
     assert dense_enough(rows.repeat(11, 1), rows.repeat(11, 1)).all()
 
 
+def polygon(n=17):
+    """Instances around a circle: all are equally dense, but for rounding."""
+    angles = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+    return torch.stack([angles.cos(), angles.sin(), torch.zeros_like(angles)], dim=1)
+
+
+def test_rounding_leaves_no_equally_dense_instance_out():
+    assert len(set(density(polygon(), 0.1).tolist())) > 1
+
+    assert dense_enough(polygon(), polygon()).all()
+
+
+def test_rounding_does_not_decide_which_equally_dense_instances_are_added():
+    # Five equal ones on the third axis are densest; 0..16 have 2.3 each.
+    rows = torch.cat([polygon(), torch.eye(3, dtype=torch.float64)[[2] * 5]])
+
+    kept = dense_enough(rows, rows, percentile=0.9, at_least=8)
+
+    assert kept.nonzero().squeeze(1).tolist() == [0, 1, 2, 17, 18, 19, 20, 21]
+
+
 def test_instances_without_a_feature_are_no_group():
     rows = torch.cat([torch.zeros(3, 4), drawn(0, n=6, c=4)])
 
