@@ -187,6 +187,16 @@ def test_prototypes_are_chosen_from_all_batches_and_told(pair_of, batch_of, targ
         torch.testing.assert_close(bank.guide_maps[0, 0], torch.tensor([*NEAR, 0.0]))
 
 
+def test_where_no_image_has_an_object_there_is_no_prototype(pair_of, prepared):
+    loss = prepared()
+
+    found = loss.prepare([], [])
+
+    assert found == {"instances": {"a": 0, "b": 0}, "prototypes": {"P3": 0}}
+    fresh = GlobalKnowledge(*pair_of("P3"), terms=("global",))
+    assert all(map(torch.equal, loss.buffers(), fresh.buffers()))
+
+
 def test_another_loss_with_the_state_of_a_prepared_one_has_its_value(
     pair_of, prepared, batch_of, target_of
 ):
