@@ -141,7 +141,10 @@ class GlobalKnowledge(DistillationLoss):
             background_weight=background_weight,
             response_weight=response_weight,
         )
-        self.levels = compared_levels(student, teacher, levels)
+        asked = compared_levels(student, teacher, levels)
+        own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
+        # Finest first, however they are listed: objects are seen on levels by their size.
+        self.levels = tuple(level for level in own if level in asked)
         self.preparation = Preparation(
             parts=frozenset({FEATURES_NECK}), instances=instances, every=refresh
         )
@@ -154,7 +157,6 @@ class GlobalKnowledge(DistillationLoss):
                 teacher=own_needs.teacher | {FEATURES_NECK},
                 given=own_needs.given,
             )
-        own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
         channels = {level: (own[level].channels, guide[level].channels) for level in self.levels}
         self.banks = nn.ModuleDict(
             {

@@ -381,6 +381,27 @@ def test_one_common_class_of_dense_heads_is_enough_in_the_paper(dense_spec):
     assert "dense" in loss.needs.student
 
 
+@pytest.mark.parametrize("order", [("P3", "P4"), ("P4", "P3")])
+def test_small_objects_are_seen_on_the_finest_level_however_levels_are_listed(
+    pair_of, batch_of, target_of, order
+):
+    # Images of 16: sides below 2.24 are seen on P3, where the maps differ; on P4 they are equal.
+    loss = GlobalKnowledge(
+        *[pair_of("P3", "P4")[0]] * 2, terms=("feature",), levels=order, background_weight=0.0
+    )
+    student = DetectorOutput(features={"P3": torch.ones(1, 2, 2, 2), "P4": torch.ones(1, 2, 1, 1)})
+    teacher = replace(student, features={**student.features, "P3": torch.zeros(1, 2, 2, 2)})
+    batch = batch_of((SIZE,), SIZE)
+
+    small, large = (
+        loss(student, teacher, batch, [target_of((0, 0, side, side))])["feature"].item()
+        for side in (2.0, 3.0)
+    )
+
+    assert small > 0
+    assert large == 0
+
+
 @pytest.mark.parametrize(
     ("variant", "terms", "is_zero"),
     [
