@@ -49,6 +49,30 @@ class Needs:
                 )
 
 
+def check_parts(needs: Needs, student: DetectorSpec, teacher: DetectorSpec) -> None:
+    """Refuse a pair that does not have what is needed of it.
+
+    Args:
+        needs: Parts of both.
+        student: Facts of the student.
+        teacher: Facts of the teacher.
+
+    Raises:
+        MissingPartError: Student or teacher does not have a part.
+    """
+    faults = [
+        f"the {role} {spec.family!r} does not have {', '.join(sorted(needed - spec.parts))} "
+        f"(it has {', '.join(sorted(spec.parts))})"
+        for role, spec, needed in (
+            ("student", student, needs.student),
+            ("teacher", teacher, needs.teacher),
+        )
+        if needed - spec.parts
+    ]
+    if faults:
+        raise MissingPartError(f"{' and '.join(faults)}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What a loss looks at before it is first computed, and how often it looks again.
@@ -100,17 +124,7 @@ class DistillationLoss(nn.Module, ABC):
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
         super().__init__()
         self.needs = self.needs_of(student, teacher)
-        faults = [
-            f"the {role} {spec.family!r} does not have {', '.join(sorted(needed - spec.parts))} "
-            f"(it has {', '.join(sorted(spec.parts))})"
-            for role, spec, needed in (
-                ("student", student, self.needs.student),
-                ("teacher", teacher, self.needs.teacher),
-            )
-            if needed - spec.parts
-        ]
-        if faults:
-            raise MissingPartError(f"{' and '.join(faults)}.")
+        check_parts(self.needs, student, teacher)
 
     @classmethod
     def needs_of(

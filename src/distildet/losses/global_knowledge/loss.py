@@ -141,7 +141,10 @@ class GlobalKnowledge(DistillationLoss):
             background_weight=background_weight,
             response_weight=response_weight,
         )
-        self.levels = compared_levels(student, teacher, levels)
+        asked = compared_levels(student, teacher, levels)
+        own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
+        # Finest first, however they are listed: objects are seen on levels by their size.
+        self.levels = tuple(level for level in own if level in asked)
         self.preparation = Preparation(
             parts=frozenset({FEATURES_NECK}), instances=instances, every=refresh
         )
@@ -154,7 +157,6 @@ class GlobalKnowledge(DistillationLoss):
                 teacher=own_needs.teacher | {FEATURES_NECK},
                 given=own_needs.given,
             )
-        own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
         channels = {level: (own[level].channels, guide[level].channels) for level in self.levels}
         self.banks = nn.ModuleDict(
             {
@@ -188,16 +190,16 @@ class GlobalKnowledge(DistillationLoss):
             "instances": by class, how many they were chosen from; "prototypes": by level, how many
             there are of all classes.
         """
-        own, guide = _joined(student), _joined(teacher)
+        banks = self._banks().items()
+        own = _joined(student, {level: bank.own_maps.shape[2] for level, bank in banks})
+        guide = _joined(teacher, {level: bank.guide_maps.shape[2] for level, bank in banks})
         labels, counts = guide["labels"], guide["counts"]
-        for level, bank in self._banks().items():
+        for level, bank in banks:
             bank.fill(own[level], guide[level], labels, counts)
         numbers = labels[counts].bincount(minlength=len(self.class_names)).tolist()
         return {
             "instances": dict(zip(self.class_names, numbers, strict=True)),
-            "prototypes": {
-                level: int(bank.is_filled.sum()) for level, bank in self._banks().items()
-            },
+            "prototypes": {level: int(bank.is_filled.sum()) for level, bank in banks},
         }
 
     def forward(
@@ -272,6 +274,13 @@ class GlobalKnowledge(DistillationLoss):
         }
 
 
-def _joined(observed: Sequence[Observation]) -> dict[str, Tensor]:
-    """Return what was seen of all batches as one."""
-    return {name: torch.cat([one[name] for one in observed]) for name in observed[0]}
+def _joined(observed: Sequence[Observation], channels: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return what was seen of all batches as one; without a batch, no instance."""
+    nothing = {
+        **{level: torch.zeros(0, number) for level, number in channels.items()},
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "counts": torch.zeros(0, dtype=torch.bool),
+    }
+    return {
+        name: torch.cat([none, *(one[name] for one in observed)]) for name, none in nothing.items()
+    }

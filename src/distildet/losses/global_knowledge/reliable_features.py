@@ -89,9 +89,8 @@ class ReliableFeatures(nn.Module):
         """Return [b 1 h w], what each cell inside and outside of boxes counts, and its factor."""
         boxes, values = self._seen_on(level, batch, targets, reliability)
         canvas, shape = canvas_of(batch), (shown.shape[2], shown.shape[3])
-        weighted = [
-            (painted(boxes, values, canvas=canvas, shape=shape), self.options.weight("feature"))
-        ]
+        seen = painted(boxes, values, canvas=canvas, shape=shape)
+        weighted = [(shown * seen, self.options.weight("feature"))]
         background = self.options.weight("background")
         if background > 0:
             covered = [

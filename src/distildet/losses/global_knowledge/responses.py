@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distildet.errors import ConfigError
-from distildet.losses.base import Needs
+from distildet.losses.base import Needs, check_parts
 from distildet.losses.comparable import (
     check_equal_heads,
     check_equal_priors,
@@ -37,7 +37,7 @@ class Responses(nn.Module):
         options: Variant and weight.
 
     Raises:
-        MissingPartError: The two have not the same kind of head.
+        MissingPartError: The two have not the same kind of head, or do not return what it predicts.
         ClassMapError: They have no class in common.
         ConfigError: Their priors differ, or one common class leaves nothing to compare.
     """
@@ -54,6 +54,7 @@ class Responses(nn.Module):
         own, guide = common_labels(student, teacher)
         self.options = options
         self.is_of_regions = student.head == "region"
+        check_parts(self.needs, student, teacher)
         columns = own, guide
         if self.is_of_regions:
             columns = with_background(own), with_background(guide)
