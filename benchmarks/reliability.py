@@ -46,7 +46,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "paper": {"variant": "paper"},
     "official": {"variant": "official"},
     "paper, cosine": {"variant": "paper", "projection": "cosine"},
-    "paper, pursuit": {"variant": "paper", "projection": "pursuit"},
+    "paper, ridge": {"variant": "paper", "projection": "ridge"},
     "official, kmeans": {"variant": "official", "prototypes": "kmeans"},
 }
 WITH_GOAL = ("paper", "official")

@@ -102,7 +102,7 @@ class GlobalKnowledge(DistillationLoss):
         of dense heads averaged over levels; RoIAlign for cropped cells; a chosen instance is not
         chosen again; rho within 0..1; objects are boxes of targets, not positive proposals; rho of
         a place is that of its object; the smallest of overlapping boxes is seen; padding and what a
-        human ignores is no background. How the paper projects is not told; "ridge" is ours.
+        human ignores is no background. How the paper projects is not told; "pursuit" is ours.
     """
 
     needs = Needs(student=frozenset({FEATURES_NECK}), teacher=frozenset({FEATURES_NECK}))

@@ -11,7 +11,7 @@ Variant = Literal["paper", "official"]
 KnowledgeTerm = Literal["global", "feature", "response"]
 PrototypeChoice = Literal["pursuit", "kmeans", "random"]
 
-_PROJECTIONS: dict[Variant, Projection] = {"paper": "ridge", "official": "cosine"}
+_PROJECTIONS: dict[Variant, Projection] = {"paper": "pursuit", "official": "cosine"}
 _WEIGHTS: dict[Variant, dict[str, float]] = {
     "paper": {"global": 1.0, "feature": 1.0, "background": 0.0, "response": 5.0},
     "official": {"global": 5.0, "feature": 1.0, "background": 4.0, "response": 1.0},
@@ -68,7 +68,6 @@ class GlobalKnowledgeOptions:
                 ("instances", self.instances, "1 or more", self.instances >= 1),
                 ("agreement", self.agreement, "a finite number above 0", self.agreement > 0),
                 ("refresh", self.refresh, "a finite number above 0", self.refresh > 0),
-                ("agreement", self.agreement, "a finite number above 0", self.agreement > 0),
                 *(
                     (name, number, "a finite number of 0 or more", number >= 0)
                     for name, number in weights.items()
