@@ -106,11 +106,13 @@ def records(folder):
         (1.0, {}, [0, 4, 8]),
         (0.5, {}, [0, 2, 4, 6, 8]),
         (0.6, {}, [0, 2, 4, 6, 8]),  # 2.4 steps
+        (0.65, {}, [0, 3, 6, 9]),  # 2.6 steps
         (0.01, {}, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         (2.5, {}, [0]),  # the next time would be step 10
         (None, {}, [0]),
         (None, {"start": 0.35}, [4]),
         (None, {"start": 0.35, "stop": 0.4}, []),  # no step begins in between
+        (1.0, {"start": 0.25}, [3, 7]),
         (1.0, {"start": 0.35, "stop": 0.85}, [4, 8]),
         (1.0, {"start": 0.35, "stop": 0.8}, [4]),
         (1.0, {"start": 0.95}, []),
@@ -235,12 +237,14 @@ def test_losses_of_one_moment_share_the_passes_and_a_later_one_has_its_own(task,
 
     first = preparer.prepare(preparer.due(0), CPU)
     passes = len(student), len(teacher)
-    then = preparer.prepare([*preparer.due(2), task.terms[2]], CPU)
+    then = preparer.prepare([task.terms[2]], CPU)
+    last = preparer.prepare(list(task.terms), CPU)
 
     assert first.keys() == {"a", "b"}
     assert passes == (3, 3)
-    assert then == {"a": {"times": 2}, "b": {"times": 2}, "late": {"times": 1}}
-    assert (len(student), len(teacher)) == (6, 6)
+    assert then == {"late": {"times": 1}}
+    assert last == {name: {"times": 2} for name in ("a", "b", "late")}
+    assert (len(student), len(teacher)) == (9, 6)
     torch.testing.assert_close(task.terms[2].loss.seen, task.terms[0].loss.seen)
 
 
