@@ -202,6 +202,21 @@ class GlobalKnowledge(DistillationLoss):
             "prototypes": {level: int(bank.is_filled.sum()) for level, bank in banks},
         }
 
+    def chosen(self) -> Mapping[str, Sequence[int]]:
+        """Return by class the instances that its prototypes are, or are nearest to.
+
+        Those of the first level come first, each once; a class without prototypes has no entry.
+        """
+        found = {}
+        for label, name in enumerate(self.class_names):
+            of_levels = [
+                bank.chosen[label][bank.is_filled[label]] for bank in self._banks().values()
+            ]
+            numbers = list(dict.fromkeys(torch.cat(of_levels).tolist()))
+            if numbers:
+                found[name] = numbers
+        return found
+
     def forward(
         self,
         student: DetectorOutput,
