@@ -13,6 +13,7 @@ from distildet.detectors.base import Detector
 from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import DistillationLoss, Needs, given_to_teacher
 from distildet.losses.feature_imitation import FeatureImitation
+from distildet.losses.global_knowledge import GlobalKnowledge
 from distildet.structures import (
     FEATURES_NECK,
     LOSSES,
@@ -37,6 +38,7 @@ SUPERVISED_GOAL = Goal(sign="<=", value=1.05)
 DISTILL_GOALS = {
     "no loss": Goal(sign=">=", value=0.97),
     "adaptive": Goal(sign=">=", value=0.95),
+    "global-knowledge": Goal(sign=">=", value=0.9),
 }
 
 
@@ -177,8 +179,12 @@ def distill_step(settings: Settings) -> list[Row]:
         "no loss": Nothing,
         "feature-imitation": FeatureImitation,
         "adaptive": Adaptive,
+        "global-knowledge": GlobalKnowledge,
     }
-    regions: dict[str, type[DistillationLoss]] = {"adaptive": Adaptive}
+    regions: dict[str, type[DistillationLoss]] = {
+        "adaptive": Adaptive,
+        "global-knowledge": GlobalKnowledge,
+    }
     return [
         *_distill_rows("retinanet", losses, settings, len(settings.sizes), settings.repeats(15)),
         *_distill_rows(
@@ -204,7 +210,7 @@ def _distill_rows(
         "student step": _loop_step(Task(copy.deepcopy(student)), inputs, settings, folder),
         **{
             f"step with {name}": _loop_step(
-                _distilling(copy.deepcopy(student), guide, name, loss),
+                _distilling(copy.deepcopy(student), guide, name, loss, inputs),
                 inputs,
                 settings,
                 f"{folder}-{name}",
@@ -212,7 +218,7 @@ def _distill_rows(
             for name, loss in losses.items()
         },
     }
-    needs = {name: loss.needs_of(student.spec, guide.spec) for name, loss in losses.items()}
+    needs = {name: loss(student.spec, guide.spec).needs for name, loss in losses.items()}
     passes = {
         teacher_pass(one): _teacher_forward(student, guide, one, inputs.to(settings.device))
         for one in needs.values()
@@ -258,12 +264,28 @@ def _teacher_forward(student: Detector, guide: Detector, needs: Needs, inputs: I
 
 
 def _distilling(
-    student: Detector, teacher: Detector, name: str, loss: type[DistillationLoss]
+    student: Detector,
+    teacher: Detector,
+    name: str,
+    loss: type[DistillationLoss],
+    inputs: Inputs,
 ) -> Task:
-    term = Term(
-        name, loss(student.spec, teacher.spec), TermSettings(loss=name, weight=1.0), steps=STEPS
-    )
+    made = loss(student.spec, teacher.spec)
+    if made.preparation is not None:
+        _show(made, student, teacher, inputs)
+    term = Term(name, made, TermSettings(loss=name, weight=1.0), steps=STEPS)
     return Task(student, teacher, [term])
+
+
+@torch.no_grad()
+def _show(loss: DistillationLoss, student: Detector, teacher: Detector, inputs: Inputs) -> None:
+    """Let a loss look at the images of the batch, which it does from time to time and not here."""
+    parts = frozenset() if loss.preparation is None else loss.preparation.parts
+    own, guide = (
+        loss.observe(one.eval()(inputs.batch, want=parts), inputs.batch, inputs.targets)
+        for one in (student, teacher)
+    )
+    loss.prepare([own], [guide])
 
 
 def _loop_step(

@@ -12,7 +12,14 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 @pytest.mark.parametrize(
     ("loss", "place"),
-    [("adaptive", 0), ("adaptive", 1), ("feature-imitation", 0), ("foreground-imitation", 0)],
+    [
+        ("adaptive", 0),
+        ("adaptive", 1),
+        ("feature-imitation", 0),
+        ("foreground-imitation", 0),
+        ("global-knowledge", 0),
+        ("global-knowledge", 1),
+    ],
 )
 def test_the_recipes_of_a_loss_are_complete_and_have_the_loss(tmp_path, loss, place):
     page = (PAGES / f"{loss}.md").read_text("utf-8")

@@ -157,6 +157,26 @@ def test_the_preset_adaptive_needs_one_kind_of_images_alone(load_preset, overrid
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        ([], {"labeled": 1.0, "unlabeled": 1.0}),
+        (["data.unlabeled=[]"], {"labeled": 1.0}),
+        (["data.labeled=null"], {"unlabeled": 1.0}),
+    ],
+)
+def test_the_preset_global_knowledge_distills_in_a_second_training(load_preset, overrides, images):
+    *labeling, first, second = load_preset("preset=global-knowledge", *overrides).stages
+
+    assert [stage.stage for stage in labeling] == ["label"] * ("unlabeled" in images)
+    assert first.images == images
+    assert (first.init, first.distill, second.init) == ("pretrained", (), "previous")
+    # All else is equal.
+    assert second == first.model_copy(update={"init": "previous", "distill": second.distill})
+    assert [(term.loss, term.options) for term in second.distill] == [("global-knowledge", {})]
+    assert second.distill[0].schedule.decay == "linear"
+
+
 def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
     recipe = load_preset("stages[2].optimizer.lr=1e-5", "stages[1].epochs=1")
 
@@ -166,20 +186,25 @@ def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
 
 def test_a_preset_can_be_chosen_by_an_override(load_plain):
     with pytest.raises(
-        ConfigError, match=r"preset: found 'pseudo'\. Accepted: adaptive, pseudo-label\. D"
+        ConfigError,
+        match=r"preset: found 'pseudo'\. Accepted: adaptive, global-knowledge, pseudo-label\. D",
     ):
         load_plain("preset=pseudo")
 
 
 @pytest.mark.parametrize("value", ["[]", "{}"])
 def test_a_preset_that_is_no_text_is_a_fault(load_plain, value):
-    with pytest.raises(ConfigError, match=r"preset: found .*\. Accepted: adaptive, pseudo-label\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"preset: found .*\. Accepted: adaptive, global-knowledge, pseudo-label\.",
+    ):
         load_plain(f"preset={value}")
 
 
 def test_an_unknown_preset_is_no_second_fault_of_the_stages(load_text):
     with pytest.raises(
-        ConfigError, match=r"yaml: preset: found 'x'\. Accepted: adaptive, pseudo-label\.$"
+        ConfigError,
+        match=r"yaml: preset: found 'x'\. Accepted: adaptive, global-knowledge, pseudo-label\.$",
     ):
         load_text(f"{PLAIN_HEAD}preset: x\ndata: {{image_size: 64}}\n")
 
@@ -192,7 +217,7 @@ def test_stages_of_the_preset_may_have_a_key_that_own_stages_may_not(load_plain)
 def test_every_shipped_preset_is_a_data_file_of_the_package():
     folder = importlib.resources.files("distildet.recipes") / "presets"
 
-    assert preset_names() == ("adaptive", "pseudo-label")
+    assert preset_names() == ("adaptive", "global-knowledge", "pseudo-label")
     assert all((folder / f"{name}.yaml").is_file() for name in preset_names())
 
 

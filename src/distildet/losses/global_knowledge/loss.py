@@ -68,7 +68,7 @@ class GlobalKnowledge(DistillationLoss):
         terms: Of "global", "feature" and "response"; None for all that the pair allows.
         prototypes: "pursuit"; or for comparison "kmeans" (centres of clusters), "random".
         num_prototypes: K, most prototypes of a class and level; a third of its instances at most.
-        agreement: lambda of the pursuit, weight of equal coordinates in both spaces, > 0.
+        agreement: lambda of the pursuit, weight of equal coordinates in both spaces, above 0.
         refresh: T, passes over the images after which prototypes are chosen anew.
         instances: Most instances of a class that prototypes are chosen from.
         projection: "cosine", "ridge" or "pursuit"; None for that of the variant.

@@ -66,8 +66,8 @@ class GlobalKnowledgeOptions:
             for name, number, accepted, is_right in (
                 ("num_prototypes", self.num_prototypes, "1 or more", self.num_prototypes >= 1),
                 ("instances", self.instances, "1 or more", self.instances >= 1),
-                ("refresh", self.refresh, "a finite number above 0", self.refresh > 0),
                 ("agreement", self.agreement, "a finite number above 0", self.agreement > 0),
+                ("refresh", self.refresh, "a finite number above 0", self.refresh > 0),
                 *(
                     (name, number, "a finite number of 0 or more", number >= 0)
                     for name, number in weights.items()
