@@ -266,6 +266,34 @@ def test_from_30_instances_on_one_far_from_all_others_is_no_candidate(
     assert ((instances - 1) in bank.chosen[0, :3].tolist()) is not is_filtered
 
 
+def test_where_the_filter_leaves_too_few_candidates_there_are_k_all_the_same(bank_of):
+    # Of 30 instances 18 are alike for the teacher, 18 for the student, and 6 for both.
+    guide = torch.eye(GUIDE)[[0] * 18 + [1, 2, 3, 4, 5, 1] * 2]
+    own = torch.eye(OWN)[[1, 2, 3] * 4 + [0] * 18]
+    bank = bank_of()
+
+    bank.fill(own, guide, torch.zeros(30).long(), everything(30))
+
+    assert bank.is_filled[0].tolist() == [True] * 10
+    assert set(range(12, 18)) <= set(bank.chosen[0].tolist())
+
+
+@pytest.mark.parametrize(("agreement", "chosen"), [(10.0, 0), (0.1, 3)])
+def test_agreement_decides_between_many_instances_and_such_as_both_see_alike(
+    bank_of, agreement, chosen
+):
+    # Three instances on an axis: 2 gained of each. Four on another, of which two have opposite
+    # signs for the teacher: 2 + 2 + 2 * 2 / (1 + 2 agreement), which is 4.2 or 7.3.
+    guide = torch.eye(GUIDE)[[0] * 3 + [1] * 4]
+    guide[5:] *= -1
+    own = torch.eye(OWN)[[0] * 3 + [1] * 4]
+    bank = bank_of(num_prototypes=1, agreement=agreement)
+
+    bank.fill(own, guide, torch.zeros(7).long(), everything(7))
+
+    assert bank.chosen[0].tolist() == [chosen]
+
+
 def test_kmeans_keeps_centres_and_the_instances_next_to_them(bank_of):
     # Two groups of three; the centre of a group lies between its members, and has norm 1.
     torch.manual_seed(0)
