@@ -79,7 +79,8 @@ class Preparation:
 
     Args:
         parts: That it reads of each detector's output, words of `distildet.structures.PARTS`.
-        instances: Most objects of each class that it looks at, at least 1.
+        instances: Objects of each class that it wants to look at, where there are so many, at least
+            1; beside a loss that wants more it is shown more.
         every: Passes over the images of the stage after which it looks again, above 0; None: never.
     """
 

@@ -11,6 +11,9 @@ from distildet.data.workers import Batch
 from distildet.losses.base import Preparation
 from distildet.training.loop import seed_everything
 
+OBSERVED = "observed"
+"""Begins the names of the views, of which no teacher cache holds one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenImages:
@@ -66,16 +69,14 @@ def choose_objects(
     """
     most = max(preparation.instances for preparation in preparations)
     samples = {
-        sample.sample.id: (stream.name, sample)
-        for stream in reversed(streams)
-        for sample in stream.samples
+        sample.sample.id: sample for stream in reversed(streams) for sample in stream.samples
     }
     listed = [samples[name] for name in sorted(samples)]
     seed_everything(seed, f"{stage} observed images", 0)
     counts: dict[int, int] = {}
     draws = []
     for place in torch.randperm(len(listed)).tolist():
-        name, sample = listed[place]
+        sample = listed[place]
         kept = []
         for index, label in enumerate(sample.targets.labels.tolist()):
             if counts.get(label, 0) < most:
@@ -88,5 +89,5 @@ def choose_objects(
                 labels=sample.targets.labels[kept],
                 weights=sample.targets.weights[kept],
             )
-            draws.append(draw_view(name, 0, replace(sample, targets=targets), seed=seed))
-    return draws or [draw_view(listed[0][0], 0, listed[0][1], seed=seed)]
+            draws.append(draw_view(OBSERVED, 0, replace(sample, targets=targets), seed=seed))
+    return draws or [draw_view(OBSERVED, 0, listed[0], seed=seed)]

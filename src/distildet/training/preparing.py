@@ -51,12 +51,23 @@ class Preparer:
         self._images = images
         self._steps = steps
         self._of_teacher: dict[str, list[Observation]] = {}
+        # Term -> steps from one look to the next; None for a single one.
+        self._every: dict[Term, int | None] = {}
+        # Term -> the step before which its loss looks first: that of its first value.
+        self._first: dict[Term, int] = {}
+        for term in task.terms:
+            if not isinstance(term, Term) or term.loss.preparation is None:
+                continue
+            every = term.loss.preparation.every
+            self._every[term] = (
+                None if every is None else max(1, round(every * images.steps_per_pass))
+            )
+            values = (step for step in range(steps) if term.course(step / steps) > 0)
+            self._first[term] = next(values, steps)
 
     def due(self, step: int) -> list[Term]:
         """Return the terms whose losses look at the images before a step, by the step alone."""
-        return [
-            term for term in self._task.terms if isinstance(term, Term) and self._is_due(term, step)
-        ]
+        return [term for term, every in self._every.items() if self._is_due(term, every, step)]
 
     def prepare(self, terms: Sequence[Term], device: torch.device) -> dict[str, Any]:
         """Let the losses of terms look; every process comes here, and all keep the same.
@@ -82,14 +93,11 @@ class Preparer:
             found[term.name] = _prepare_on_first(term, of_student, of_teacher)
         return found
 
-    def _is_due(self, term: Term, step: int) -> bool:
-        preparation = term.loss.preparation
-        if preparation is None or term.course(step / self._steps) == 0:
+    def _is_due(self, term: Term, every: int | None, step: int) -> bool:
+        if term.course(step / self._steps) == 0:
             return False
-        first = next(one for one in range(self._steps) if term.course(one / self._steps) > 0)
-        if preparation.every is None:
-            return step == first
-        return (step - first) % max(1, round(preparation.every * self._images.steps_per_pass)) == 0
+        passed = step - self._first[term]
+        return passed == 0 if every is None else passed % every == 0
 
     @torch.no_grad()
     def _seen(
