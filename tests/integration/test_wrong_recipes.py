@@ -111,6 +111,26 @@ SCHEMA_CASES = [
         says=("stages[1].distill[0]", "level: unknown option.", "mean 'levels'?"),
     ),
     Case(
+        name="options of a loss that looks at images beforehand",
+        change=distilling("loss: global-knowledge, refresh: 0, instances: 0"),
+        says=(
+            "stages[1].distill[0]",
+            "refresh: found 0.0. Accepted: a finite number above 0.",
+            "instances: found 0. Accepted: 1 or more.",
+        ),
+    ),
+    Case(
+        name="a loss that looks at features beforehand beside a teacher of stored predictions",
+        change=cases.all_of(
+            distilling("loss: global-knowledge"),
+            edited(("steps: 1,", "steps: 1, teacher_cache: {views: 1},")),
+        ),
+        says=(
+            "teacher_cache keeps nothing of the teacher but its part 'dense', and the loss "
+            "'global-knowledge' needs its features.neck.",
+        ),
+    ),
+    Case(
         name="a stream without images",
         change=edited(("  unlabeled: [{format: folder, images: pool}]\n", "")),
         says=("stages[0].images: the stream 'unlabeled' has no images. Give data.unlabeled.",),

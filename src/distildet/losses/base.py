@@ -183,6 +183,13 @@ class DistillationLoss(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no preparation.")
 
+    def chosen(self) -> Mapping[str, Sequence[int]]:
+        """Return by class name which observed objects it chose, for people to look at; or nothing.
+
+        Objects are numbered from 0 through all batches, in the order of `prepare`.
+        """
+        return {}
+
 
 def given_to_teacher(needs: Iterable[Needs], student: DetectorOutput) -> dict[str, Any]:
     """Return what a teacher is given to work on: the argument `given` of its forward pass.

@@ -56,6 +56,7 @@ def choose_objects(
 
     Images come in an order drawn from seed and stage. Of each class the first objects in this order
     count; an image without any of these is left out, and so is one that came in another stream.
+    Where no image has an object there is one image without any.
 
     Args:
         streams: Of the stage.
@@ -88,4 +89,4 @@ def choose_objects(
                 weights=sample.targets.weights[kept],
             )
             draws.append(draw_view(name, 0, replace(sample, targets=targets), seed=seed))
-    return draws
+    return draws or [draw_view(listed[0][0], 0, listed[0][1], seed=seed)]

@@ -23,6 +23,7 @@ from distildet.pseudolabels.cached_teacher import CachedTeacher
 from distildet.pseudolabels.select import keep_images, select_targets
 from distildet.pseudolabels.store import PseudoLabelStore
 from distildet.recipes.cache_schema import TeacherCacheConfig
+from distildet.recipes.chosen_objects import draw_chosen
 from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.kept_images import keep_decoded
 from distildet.recipes.label_stage import STORE, read_thresholds
@@ -62,9 +63,10 @@ def run_train_stage(
 
     Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
     distills. Produces `student/` (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`,
-    and until it is done `teacher-cache/` where the recipe asks for it. A rerun goes on from the
-    newest checkpoint that verifies. Every process of a run comes here; that of rank 0 writes, and
-    each its share of the teacher cache.
+    `prototypes/` with a picture of each class where a loss chooses objects, and until it is done
+    `teacher-cache/` where the recipe asks for it. A rerun goes on from the newest checkpoint that
+    verifies. Every process of a run comes here; that of rank 0 writes, and each its share of the
+    teacher cache.
 
     Args:
         context: Of the run.
@@ -138,7 +140,7 @@ def run_train_stage(
     }
     if isinstance(teacher, CachedTeacher):
         teacher.close()
-    on_first(lambda: _finish(result.detector, folder, noted))
+    on_first(lambda: _finish(result.detector, task, chosen, folder, noted))
 
 
 def _tell(context: RunContext, work: str, lines: Sequence[str]) -> None:
@@ -146,8 +148,16 @@ def _tell(context: RunContext, work: str, lines: Sequence[str]) -> None:
         context.progress.message(f"{work}: {line}")
 
 
-def _finish(student: Detector, folder: Path, noted: Mapping[str, Any]) -> None:
+def _finish(
+    student: Detector,
+    task: Task,
+    chosen: ChosenImages | None,
+    folder: Path,
+    noted: Mapping[str, Any],
+) -> None:
     save_detector(student, folder / STUDENT)
+    if chosen is not None:
+        draw_chosen(task.terms, chosen, folder)
     write_done(folder, noted)
     remove_cache(folder)
 

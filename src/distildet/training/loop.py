@@ -146,8 +146,10 @@ class Trainer:
         for step, (batch, targets) in enumerate(
             self.batches(start, self.settings.steps), start=start
         ):
-            with told_when_out_of_memory(self._advice(step)):
-                self._prepare(step)
+            self._prepare(step)
+            with told_when_out_of_memory(
+                self._advice(step, "weights and their average were updated", "a smaller student")
+            ):
                 self._step(step, batch, targets)
             finished = step + 1
             is_evaluated = finished in evaluation_steps and self.evaluate is not None
@@ -178,7 +180,14 @@ class Trainer:
         if self.preparer is None or not terms:
             return
         seed_everything(self.settings.seed, f"{self.settings.stage} preparation", step)
-        found = self.preparer.prepare(terms, self.device)
+        with told_when_out_of_memory(
+            self._advice(
+                step,
+                "losses looked at images beforehand",
+                "a smaller batch_size or data.image_size, or a larger accumulate",
+            )
+        ):
+            found = self.preparer.prepare(terms, self.device)
         # The record of the step that follows: whoever goes on before that step prepares again.
         self._note({"step": step + 1, "prepared": found})
 
@@ -258,11 +267,11 @@ class Trainer:
             "start."
         ]
 
-    def _advice(self, step: int) -> str:
+    def _advice(self, step: int, moment: str, alternative: str) -> str:
         return (
-            f"{self.folder}: the memory of {self.device} ran out in step {step}, while weights "
-            "and their average were updated. Free memory and run the same command again, which "
-            "goes on from the last checkpoint; or take a smaller student, with a new --out."
+            f"{self.folder}: the memory of {self.device} ran out in step {step}, while {moment}. "
+            "Free memory and run the same command again, which goes on from the last checkpoint; "
+            f"or take {alternative}, with a new --out."
         )
 
     def _parameters(self) -> list[torch.nn.Parameter]:

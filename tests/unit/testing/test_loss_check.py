@@ -7,7 +7,7 @@ from torch import nn
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import ConfigError, MissingPartError
-from distildet.losses.base import DistillationLoss, Needs
+from distildet.losses.base import DistillationLoss, Needs, Preparation
 from distildet.ops.reduce import batch_normaliser
 from distildet.registry import Registry
 from distildet.structures import DetectorOutput
@@ -33,6 +33,41 @@ class Sound(DistillationLoss):
 
     def forward(self, student, teacher, batch, targets):
         return {"feature": self.difference(student, teacher).square().mean()}
+
+
+class LooksBeforehand(Sound):
+    """Divides by what it has seen, and is not finite before."""
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.preparation = Preparation(parts=NECK.student, instances=1, every=None)
+        self.register_buffer("square", torch.tensor(torch.nan))
+
+    def observe(self, output, batch, targets):
+        assert len(batch) == len(targets) == 1
+        assert not output.features["P3"].requires_grad
+        return {"square": output.features["P3"].square().mean()}
+
+    def prepare(self, student, teacher):
+        self.square.copy_(torch.stack([one["square"] for one in teacher]).mean())
+        return {}
+
+    def forward(self, student, teacher, batch, targets):
+        return {"feature": self.difference(student, teacher).square().mean() / self.square}
+
+
+class NeverLooks(LooksBeforehand):
+    def prepare(self, student, teacher):
+        return {}
+
+
+class LooksAtMoreThanItSays(LooksBeforehand):
+    def observe(self, output, batch, targets):
+        return {"square": output.dense.logits[0].square().mean()}
+
+
+class OffersNoPreparation(LooksBeforehand):
+    observe = DistillationLoss.observe
 
 
 class GivesNothing(Sound):
@@ -199,6 +234,23 @@ def check(pair):
 
 def test_a_sound_loss_passes(check):
     check(Sound)
+
+
+def test_a_loss_looks_at_the_images_before_it_is_checked(check):
+    check(LooksBeforehand)
+
+    with pytest.raises(AssertionError, match="value and gradient are finite on random outputs"):
+        check(NeverLooks)
+
+
+def test_a_loss_is_shown_the_parts_of_its_preparation_alone(check):
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'logits'"):
+        check(LooksAtMoreThanItSays)
+
+
+def test_a_loss_that_says_it_looks_beforehand_must_do_so(check):
+    with pytest.raises(NotImplementedError, match="OffersNoPreparation has no preparation"):
+        check(OffersNoPreparation)
 
 
 @pytest.mark.parametrize(("cls", "claim"), FAULTY)

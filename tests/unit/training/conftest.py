@@ -9,10 +9,12 @@ import torch
 from distildet.classes import ClassList
 from distildet.detectors.retinanet import RetinaNet
 from distildet.losses.feature_imitation import FeatureImitation
+from distildet.losses.global_knowledge import GlobalKnowledge
 from distildet.ops.processes import num_processes, rank
 from distildet.structures import ImageBatch, Targets
 from distildet.training.interruption import Interruption
 from distildet.training.loop import Trainer
+from distildet.training.preparing import ObservedImages
 from distildet.training.settings import TermSettings, TrainSettings
 from distildet.training.task import Task
 from distildet.training.terms import Term
@@ -56,6 +58,26 @@ def make_distilling_task(**settings):
     torch.manual_seed(2)
     loss = FeatureImitation(student.spec, teacher.spec, **term.options)
     return Task(student, teacher, [Term(term.loss, loss, term, steps=40)])
+
+
+def make_preparing_task(**options):
+    """Student, teacher and global knowledge, which begins with equal random weights each time."""
+    student, teacher = make_student(), make_teacher()
+    term = TermSettings(loss="global-knowledge")
+    torch.manual_seed(2)
+    loss = GlobalKnowledge(student.spec, teacher.spec, **options)
+    return Task(student, teacher, [Term(term.loss, loss, term, steps=6)])
+
+
+def make_observed(given_batches=None, *, steps_per_pass=2.0):
+    """Three batches of four images, to be looked at beforehand: nine objects, three of class b."""
+
+    def batches(numbers):
+        return (make_batch(100 + number) for number in numbers)
+
+    return ObservedImages(
+        batches=given_batches or batches, num_batches=3, steps_per_pass=steps_per_pass
+    )
 
 
 def make_batch(step, *, images=4, without_box=(-1,)):
@@ -123,6 +145,7 @@ def make_trainer(
     evaluate=None,
     stop_after=None,
     task=None,
+    observed=None,
     **settings,
 ):
     """Return a trainer of six steps that is asked to stop after some step, or never."""
@@ -141,6 +164,7 @@ def make_trainer(
         device=torch.device("cpu"),
         interruption=interruption,
         progress=progress,
+        observed=observed,
     )
 
 
@@ -182,6 +206,16 @@ def student_of():
 @pytest.fixture
 def distilling():
     return make_distilling_task
+
+
+@pytest.fixture
+def preparing():
+    return make_preparing_task
+
+
+@pytest.fixture
+def observed():
+    return make_observed
 
 
 @pytest.fixture

@@ -99,6 +99,26 @@ def test_two_processes_train_as_one(in_processes, train, tmp_path, family, term,
     torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), **SAME)
 
 
+@pytest.mark.parametrize("family", ["fcos", "retinanet", "faster_rcnn"])
+def test_two_processes_prepare_and_train_as_one(
+    in_processes, trainer, shares, observed, tmp_path, family
+):
+    # Three batches are looked at, two of them by process 0; five passes of four steps.
+    def work(name):
+        task = make_task(family, loss="global-knowledge")
+        options = {"given_batches": shares, "observed": observed(steps_per_pass=4.0)}
+        student = trainer(name, task=task, **options, **PLAIN).run().detector.state_dict()
+        return student, task.terms.state_dict()
+
+    one = work("one")
+
+    first, second = in_processes(lambda: work("two"))
+
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    torch.testing.assert_close(first, one, **SAME)
+    torch.testing.assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), **SAME)
+
+
 def test_a_process_without_any_box_changes_nothing(in_processes, train, share_of):
     # Images 1 and 3 are the share of process 1.
     def batches(start, stop):

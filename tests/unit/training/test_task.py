@@ -170,6 +170,23 @@ def test_only_what_a_pass_may_change_is_copied(distilling, batch_of):
     assert task.buffer_values() == []
 
 
+def test_what_a_loss_has_prepared_is_not_copied(preparing, batch_of):
+    task = preparing().train()
+    task.student.freeze_batch_norm()
+
+    assert any("banks" in name for name, _ in task.named_buffers())
+    assert task.buffer_values() == []
+
+
+def test_a_loss_that_has_prepared_nothing_yet_gives_finite_losses(preparing, batch_of):
+    task = preparing().train()
+
+    losses = backward(task, *batch_of(0), micro_batches=2, device=CPU)
+
+    assert losses["global-knowledge.global"] == 0
+    assert all(value.isfinite() for value in losses.values())
+
+
 def test_buffers_that_a_pass_has_changed_can_be_put_back(student, batch_of):
     task = Task(student).train()
     before = {name: value.clone() for name, value in task.named_buffers()}

@@ -102,7 +102,7 @@ class GlobalKnowledge(DistillationLoss):
         of dense heads averaged over levels; RoIAlign for cropped cells; a chosen instance is not
         chosen again; rho within 0..1; objects are boxes of targets, not positive proposals; rho of
         a place is that of its object; the smallest of overlapping boxes is seen; padding and what a
-        human ignores is no background. How the paper projects is not told; "ridge" is ours.
+        human ignores is no background. How the paper projects is not told; "pursuit" is ours.
     """
 
     needs = Needs(student=frozenset({FEATURES_NECK}), teacher=frozenset({FEATURES_NECK}))
@@ -201,6 +201,21 @@ class GlobalKnowledge(DistillationLoss):
             "instances": dict(zip(self.class_names, numbers, strict=True)),
             "prototypes": {level: int(bank.is_filled.sum()) for level, bank in banks},
         }
+
+    def chosen(self) -> Mapping[str, Sequence[int]]:
+        """Return by class the instances that its prototypes are, or are nearest to.
+
+        Those of the first level come first, each once; a class without prototypes has no entry.
+        """
+        found = {}
+        for label, name in enumerate(self.class_names):
+            of_levels = [
+                bank.chosen[label][bank.is_filled[label]] for bank in self._banks().values()
+            ]
+            numbers = list(dict.fromkeys(torch.cat(of_levels).tolist()))
+            if numbers:
+                found[name] = numbers
+        return found
 
     def forward(
         self,

@@ -11,7 +11,7 @@ Variant = Literal["paper", "official"]
 KnowledgeTerm = Literal["global", "feature", "response"]
 PrototypeChoice = Literal["pursuit", "kmeans", "random"]
 
-_PROJECTIONS: dict[Variant, Projection] = {"paper": "ridge", "official": "cosine"}
+_PROJECTIONS: dict[Variant, Projection] = {"paper": "pursuit", "official": "cosine"}
 _WEIGHTS: dict[Variant, dict[str, float]] = {
     "paper": {"global": 1.0, "feature": 1.0, "background": 0.0, "response": 5.0},
     "official": {"global": 5.0, "feature": 1.0, "background": 4.0, "response": 1.0},

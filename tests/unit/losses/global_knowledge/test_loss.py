@@ -81,7 +81,7 @@ def test_officially_by_hand(prepared, batch_of, target_of):
     assert value["global"].item() == pytest.approx(5 * (0.0128 + 0.02) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(("projection", "apart"), [(None, 0.2 / 1.01), ("cosine", 0.2)])
+@pytest.mark.parametrize(("projection", "apart"), [(None, 0.2), ("ridge", 0.2 / 1.01)])
 def test_in_the_paper_by_hand(prepared, batch_of, target_of, projection, apart):
     # The object of the class without prototypes takes no part.
     value = prepared(variant="paper", projection=projection)(

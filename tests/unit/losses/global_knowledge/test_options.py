@@ -28,7 +28,7 @@ def test_a_given_weight_takes_the_place_of_the_variants_even_0(options_of, place
 @pytest.mark.parametrize(
     ("changes", "projection"),
     [
-        ({"variant": "paper"}, "ridge"),
+        ({"variant": "paper"}, "pursuit"),
         ({"variant": "official"}, "cosine"),
         ({"variant": "official", "projection": "cosine"}, "cosine"),
         ({"variant": "paper", "projection": "pursuit"}, "pursuit"),

@@ -139,7 +139,7 @@ def test_in_the_paper_objects_alike_in_both_spaces_are_a_loop_too(filled):
 
     found = bank.compare(*objects)
 
-    value, count, reliability = naive_paper(one_by_one(*objects), prototypes, "ridge")
+    value, count, reliability = naive_paper(one_by_one(*objects), prototypes, "pursuit")
     assert sum(rho > 0.1 for rho in reliability) >= 3
     assert found.difference.item() == pytest.approx(value, rel=1e-4)
     assert found.count.item() == count == 13

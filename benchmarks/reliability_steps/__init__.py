@@ -1,0 +1,1 @@
+"""What `benchmarks/reliability.py` does: spoils objects, measures them, counts and draws."""

@@ -1,0 +1,207 @@
+"""What losses chose can be looked at: a picture of each class, of the right objects."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distildet.data.dataset import Sample
+from distildet.data.loader import Stream, TrainingSample
+from distildet.losses.base import DistillationLoss, Needs, Preparation
+from distildet.recipes import chosen_objects
+from distildet.recipes.chosen_objects import draw_chosen, file_stem
+from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.report.crops import GAP, SIDE
+from distildet.structures import Targets
+from distildet.training.settings import TermSettings
+from distildet.training.terms import Term
+
+PARTS = frozenset({"features.neck"})
+SIDE_OF_OBJECT, MARGIN = 80, 8  # 96 with the margin: a crop is not scaled
+PLACES = [(20, 16), (150, 40)]  # (x, y) of the first and second object of an image
+
+
+class Chooses(DistillationLoss):
+    """Chooses what it is told to."""
+
+    needs = Needs(student=PARTS, teacher=PARTS)
+
+    def __init__(self, found, *, looks=True):
+        torch.nn.Module.__init__(self)
+        self.found = found
+        self.preparation = Preparation(parts=PARTS, instances=100, every=1.0) if looks else None
+
+    def chosen(self):
+        return self.found
+
+    def forward(self, student, teacher, batch, targets):
+        return {}
+
+
+def terms_of(*losses):
+    return [
+        Term(f"x-{place}", loss, TermSettings(loss="x"), steps=1)
+        for place, loss in enumerate(losses)
+    ]
+
+
+def colour(image, place):
+    """Return the colour of an object of an image, by their numbers."""
+    return (20 * image + 10, 100 * place + 50, 200)
+
+
+def save_scene(path, image, num_objects):
+    """Save 300 x 200 black pixels with so many objects, each with its margin in its colour."""
+    scene = Image.new("RGB", (300, 200))
+    for place, (x, y) in enumerate(PLACES[:num_objects]):
+        far = SIDE_OF_OBJECT + MARGIN
+        scene.paste(colour(image, place), (x - MARGIN, y - MARGIN, x + far, y + far))
+    scene.save(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Five images with 2, 1, 2, 1, 2 objects, two in a batch, looked at in half their size.
+
+    The third has a further box, so small that nobody is shown it.
+    """
+    samples = []
+    for image in range(5):
+        path = tmp_path / f"{image}.png"
+        save_scene(path, image, 2 - image % 2)
+        boxes = [(x, y, x + SIDE_OF_OBJECT, y + SIDE_OF_OBJECT) for x, y in PLACES[: 2 - image % 2]]
+        boxes = [(5, 5, 6, 6), *boxes] if image == 2 else boxes
+        targets = Targets(
+            boxes=torch.tensor(boxes, dtype=torch.float32),
+            labels=torch.zeros(len(boxes), dtype=torch.int64),
+            weights=torch.ones(len(boxes)),
+            ignore=torch.zeros(0, 4),
+            known_classes=torch.ones(1, dtype=torch.bool),
+            origin="human",
+        )
+        samples.append(TrainingSample(sample=Sample(id=path.name, path=path), targets=targets))
+    draws = choose_objects(
+        [Stream(name="s", samples=tuple(samples))],
+        [Preparation(parts=PARTS, instances=100, every=1.0)],
+        seed=0,
+        stage="01-train",
+    )
+    return ChosenImages(draws=draws, image_size=150, batch_size=2, workers=0)
+
+
+@pytest.fixture
+def colours(images):
+    """The colours of the eight objects in the order in which they are shown."""
+    order = [int(draw.training_sample.sample.id[0]) for draw in images.draws]
+    return [colour(image, place) for image in order for place in range(2 - image % 2)]
+
+
+def cells(path):
+    """Return the crops of one row, each as the set of its colours."""
+    grid = np.asarray(Image.open(path))
+    row = grid[GAP : GAP + SIDE]
+    starts = range(GAP, grid.shape[1] - GAP, SIDE + GAP)
+    crops = [row[:, start : start + SIDE].reshape(-1, 3) for start in starts]
+    return [{tuple(pixel) for pixel in crop.tolist()} for crop in crops]
+
+
+def test_every_object_is_cut_out_of_its_own_image_at_full_size(images, colours, tmp_path):
+    draw_chosen(terms_of(Chooses({"all": range(8)})), images, tmp_path / "stage")
+
+    assert cells(tmp_path / "stage" / "prototypes" / "all.png") == [{one} for one in colours]
+
+
+def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, tmp_path):
+    found = {"cup": [5, 0, 3], "car/bus": [7], "both": [3, 7]}
+
+    draw_chosen(terms_of(Chooses(found)), images, tmp_path)
+
+    assert {path.stem: cells(path) for path in (tmp_path / "prototypes").iterdir()} == {
+        "cup": [{colours[5]}, {colours[0]}, {colours[3]}],
+        "car%2Fbus": [{colours[7]}],
+        "both": [{colours[3]}, {colours[7]}],
+    }
+
+
+def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_path):
+    losses = Chooses({"a": [0]}), Chooses({}, looks=False), Chooses({}), Chooses({"a": [1]})
+
+    draw_chosen(terms_of(*losses), images, tmp_path / "stage")
+
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [
+        "prototypes",
+        "prototypes-3",
+    ]
+    assert cells(tmp_path / "stage" / "prototypes-3" / "a.png") == [{colours[1]}]
+
+
+def test_where_nothing_was_chosen_nothing_is_decoded_or_written(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(ChosenImages, "batches", None)
+
+    draw_chosen(terms_of(Chooses({})), images, tmp_path / "stage")
+
+    assert not (tmp_path / "stage").exists()
+
+
+def test_of_the_files_only_those_with_a_chosen_object_are_decoded_again_and_once(
+    images, tmp_path, monkeypatch
+):
+    decoded = []
+    crop_objects = chosen_objects.crop_objects
+
+    def noted(path, boxes):
+        decoded.append((path.name, len(boxes)))
+        return crop_objects(path, boxes)
+
+    monkeypatch.setattr(chosen_objects, "crop_objects", noted)
+    numbers = range(2 - int(images.draws[0].training_sample.sample.id[0]) % 2)
+
+    draw_chosen(terms_of(Chooses({"a": numbers, "b": numbers})), images, tmp_path)
+
+    assert decoded == [(images.draws[0].training_sample.sample.id, len(numbers))]
+
+
+def test_a_rerun_replaces_the_pictures_by_the_same(images, tmp_path):
+    terms = terms_of(Chooses({"a": [0, 1]}))
+
+    def written():
+        draw_chosen(terms, images, tmp_path)
+        return {path.name: path.read_bytes() for path in (tmp_path / "prototypes").iterdir()}
+
+    assert written() == written()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("cup", "cup"),
+        ("Kühlschrank 2", "Kühlschrank 2"),
+        ("..", ".."),
+        ("../x", "..%2Fx"),
+        ("a%2Fb", "a%252Fb"),
+        ("a\0\nb", "a%00%0Ab"),
+        ('<a:"b|c?*\\>', "%3Ca%3A%22b%7Cc%3F%2A%5C%3E"),
+    ],
+)
+def test_a_class_name_becomes_a_file_name(name, stem, tmp_path):
+    (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+
+    assert file_stem(name) == stem
+    assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.png"]
+
+
+@pytest.mark.parametrize("sign", ["a", "é", "犬", "/", "\udcff"])
+def test_long_class_names_stay_apart_and_can_be_written(sign, tmp_path):
+    names = [sign * 251, sign * 252, sign * 300, sign * 300 + "x"]
+
+    for name in names:
+        (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+
+    files = [os.fsencode(path.name) for path in tmp_path.iterdir()]
+    assert len(files) == 4
+    assert max(map(len, files)) <= 255

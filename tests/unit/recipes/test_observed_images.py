@@ -1,0 +1,231 @@
+"""The objects that losses look at beforehand: a fixed choice, in images as they are."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distildet.data.dataset import Sample
+from distildet.data.loader import Stream, TrainingSample
+from distildet.errors import DataError
+from distildet.losses.base import Preparation
+from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.structures import Targets
+
+IDS = [f"{letter}.png" for letter in "abcdefgh"]
+# Labels of the objects of each image: eight of class 0, four of class 1, one of class 2.
+LABELS = [[0, 1], [0, 0], [1, 0], [], [0, 0, 2], [1], [0], [0, 1]]
+
+
+def make_sample(folder, name, labels, origin="human"):
+    """Return an image whose i-th object has the corner (i, i), weight 1 / (i + 1) and size 10."""
+    corners = torch.arange(len(labels), dtype=torch.float32)[:, None].expand(-1, 2)
+    targets = Targets(
+        boxes=torch.cat([corners, corners + 10], dim=1),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        weights=1 / (torch.arange(len(labels)) + 1),
+        ignore=torch.tensor([[0.0, 0.0, 5.0, 5.0]]),
+        known_classes=torch.ones(3, dtype=torch.bool),
+        origin=origin,
+    )
+    return TrainingSample(sample=Sample(id=name, path=folder / name), targets=targets)
+
+
+def preparation(instances):
+    return Preparation(parts=frozenset({"features.neck"}), instances=instances, every=1.0)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    return [make_sample(tmp_path, *pair) for pair in zip(IDS, LABELS, strict=True)]
+
+
+@pytest.fixture
+def choose(samples):
+    """Choose from all samples, or from some streams."""
+
+    def run(*streams, instances=3, seed=0, stage="01-train"):
+        named = [
+            Stream(name=f"s{place}", samples=tuple(of_stream))
+            for place, of_stream in enumerate(streams or [samples])
+        ]
+        return choose_objects(named, [preparation(instances)], seed=seed, stage=stage)
+
+    return run
+
+
+def described(draws):
+    """Return by image the classes and left sides of its chosen objects."""
+    return [
+        (
+            draw.training_sample.sample.id,
+            draw.training_sample.targets.labels.tolist(),
+            draw.training_sample.targets.boxes[:, 0].tolist(),
+        )
+        for draw in draws
+    ]
+
+
+@pytest.mark.parametrize(
+    ("instances", "counts"),
+    [
+        (1, {0: 1, 1: 1, 2: 1}),
+        (3, {0: 3, 1: 3, 2: 1}),
+        (4, {0: 4, 1: 4, 2: 1}),
+        (100, {0: 8, 1: 4, 2: 1}),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_as_many_objects_of_each_class_are_chosen_as_are_wanted_or_there(
+    choose, instances, counts, seed
+):
+    draws = choose(instances=instances, seed=seed)
+
+    chosen = [label for _, labels, _ in described(draws) for label in labels]
+    assert Counter(chosen) == counts
+
+
+def test_what_is_chosen_are_the_first_objects_of_each_class_in_the_order_of_the_images(choose):
+    everything = described(choose(instances=100, seed=4))
+
+    counts, expected = Counter(), []
+    for name, labels, lefts in everything:
+        kept = []
+        for label, left in zip(labels, lefts, strict=True):
+            counts[label] += 1
+            if counts[label] <= 2:
+                kept.append((label, left))
+        if kept:
+            expected.append((name, [label for label, _ in kept], [left for _, left in kept]))
+    assert described(choose(instances=2, seed=4)) == expected
+    assert len(expected) < len(everything)
+
+
+def test_boxes_labels_and_weights_are_reduced_together_and_all_else_stays(choose, samples):
+    of_image = {one.sample.id: one.targets for one in samples}
+
+    for draw in choose(instances=2):
+        found, whole = draw.training_sample.targets, of_image[draw.training_sample.sample.id]
+        places = found.boxes[:, 0].long()  # the i-th object begins at i
+        torch.testing.assert_close(found.boxes, whole.boxes[places], rtol=0, atol=0)
+        torch.testing.assert_close(found.labels, whole.labels[places], rtol=0, atol=0)
+        torch.testing.assert_close(found.weights, whole.weights[places], rtol=0, atol=0)
+        assert found.ignore is whole.ignore
+        assert found.known_classes is whole.known_classes
+
+
+def test_the_choice_depends_on_seed_and_stage_alone(choose, samples):
+    first = described(choose())
+    torch.manual_seed(99)
+
+    assert described(choose()) == first
+    assert described(choose(samples[::-1])) == first
+    assert described(choose(seed=1)) != first
+    assert described(choose(stage="02-train")) != first
+
+
+def test_an_image_of_two_streams_comes_once_with_the_targets_of_the_first(
+    choose, samples, tmp_path
+):
+    others = [make_sample(tmp_path, name, [2], "teacher") for name in IDS]
+
+    draws = choose(samples[:4], others, instances=100)
+
+    by_id = {draw.training_sample.sample.id: draw for draw in draws}
+    assert len(draws) == len(by_id) == 7  # the fourth has no object in the first stream
+    assert {name: one.training_sample.targets.origin for name, one in by_id.items()} == {
+        **dict.fromkeys(IDS[:3], "human"),
+        **dict.fromkeys(IDS[4:], "teacher"),
+    }
+    assert [by_id[name].view_id for name in (IDS[0], IDS[7])] == ["s0/0/a.png", "s1/0/h.png"]
+
+
+def test_streams_without_any_object_give_one_image_so_that_losses_see_something(choose, samples):
+    draws = choose([samples[3]])
+
+    assert described(draws) == [("d.png", [], [])]
+
+
+# Batches
+
+
+@pytest.fixture
+def images(samples):
+    """The samples as files of noise, 30 x 20 and 40 x 40, three in a batch."""
+    generator = np.random.default_rng(0)
+    for place, one in enumerate(samples):
+        size = (20, 30, 3) if place % 2 else (40, 40, 3)
+        pixels = generator.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(one.sample.path)
+    draws = choose_objects(
+        [Stream(name="s", samples=tuple(samples))], [preparation(100)], seed=0, stage="01-train"
+    )
+    return ChosenImages(draws=draws, image_size=40, batch_size=3, workers=0)
+
+
+def test_batches_have_the_images_in_order_and_the_last_one_the_rest(images):
+    batches = [batch for batch, _ in images.batches(range(images.num_batches))]
+
+    ids = [draw.training_sample.sample.id for draw in images.draws]
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [name for batch in batches for name in batch.image_ids] == ids
+
+
+def test_images_come_whole_and_unchanged(images):
+    batches = images.batches(range(images.num_batches))
+
+    shown = {
+        name: (pixels[:, : size[0], : size[1]], matrix)
+        for batch, _ in batches
+        for name, pixels, size, matrix in zip(
+            batch.image_ids, batch.pixels, batch.sizes, batch.image_to_batch, strict=True
+        )
+    }
+    for draw in images.draws:
+        sample = draw.training_sample.sample
+        pixels, matrix = shown[sample.id]
+        file = torch.from_numpy(np.array(Image.open(sample.path))).movedim(-1, 0)
+        scale = 40 / max(file.shape[1:])
+        diagonal = torch.tensor([pixels.shape[2] / file.shape[2], pixels.shape[1] / file.shape[1]])
+        assert tuple(pixels.shape[1:]) == tuple(round(scale * side) for side in file.shape[1:])
+        torch.testing.assert_close(
+            matrix, torch.diag(torch.tensor([*diagonal.tolist(), 1.0])).double()
+        )
+        if scale == 1:
+            torch.testing.assert_close(pixels, file / 255, rtol=0, atol=1e-7)
+    assert {tuple(pixels.shape[1:]) for pixels, _ in shown.values()} == {(40, 40), (27, 40)}
+
+
+def test_targets_are_the_chosen_objects_in_the_batch_frame(images):
+    found = [
+        (batch.image_to_batch[place], target)
+        for batch, targets in images.batches(range(images.num_batches))
+        for place, target in enumerate(targets)
+    ]
+
+    for draw, (matrix, target) in zip(images.draws, found, strict=True):
+        chosen = draw.training_sample.targets
+        factors = torch.stack([matrix[0, 0], matrix[1, 1]] * 2).float()
+        torch.testing.assert_close(target.boxes, chosen.boxes * factors)
+        assert target.labels.tolist() == chosen.labels.tolist()
+
+
+def test_batches_never_change_whichever_are_asked_for_and_however_many_decode(images):
+    whole = [batch for batch, _ in images.batches(range(images.num_batches))]
+
+    again = [batch for batch, _ in replace(images, workers=1).batches([2, 1])]
+
+    for batch, other in zip(again, [whole[2], whole[1]], strict=True):
+        assert batch.image_ids == other.image_ids
+        torch.testing.assert_close(batch.pixels, other.pixels, rtol=0, atol=0)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(images):
+    path = images.draws[1].training_sample.sample.path
+    path.write_bytes(b"")
+
+    with pytest.raises(DataError, match=rf"{path.name}: the file is empty"):
+        list(images.batches(range(images.num_batches)))
