@@ -187,6 +187,20 @@ def test_prototypes_are_chosen_from_all_batches_and_told(pair_of, batch_of, targ
         torch.testing.assert_close(bank.guide_maps[0, 0], torch.tensor([*NEAR, 0.0]))
 
 
+def test_each_level_has_prototypes_of_its_own_maps(pair_of, batch_of, target_of):
+    levels = ("P3", "P4")
+    loss, batch = GlobalKnowledge(*pair_of(*levels), terms=("global",)), batch_of((SIZE,), SIZE)
+    fine, coarse = own_images(AHEAD), own_images(FAR, levels=("P4",))
+    own = replace(fine, features={**fine.features, **coarse.features})
+    guide = guide_images(NEAR, levels=levels)
+
+    loss.prepare(*[[loss.observe(one, batch, [target_of(BOX)])] for one in (own, guide)])
+
+    for level, prototype in (("P3", AHEAD), ("P4", FAR)):
+        torch.testing.assert_close(loss.banks[level].own_maps[0, 0], torch.tensor(prototype))
+        torch.testing.assert_close(loss.banks[level].guide_maps[0, 0], torch.tensor([*NEAR, 0.0]))
+
+
 def test_where_no_image_has_an_object_there_is_no_prototype(pair_of, prepared):
     loss = prepared()
 
