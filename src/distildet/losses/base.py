@@ -173,7 +173,7 @@ class DistillationLoss(nn.Module, ABC):
     def prepare(
         self, student: Sequence[Observation], teacher: Sequence[Observation]
     ) -> Mapping[str, Any]:
-        """Fill the buffers that `forward` reads; a pure function of the arguments.
+        """Fill the buffers that `forward` reads, by the arguments and torch's generator alone.
 
         Args:
             student: What `observe` returned of each batch, on the CPU, in the same order each time.

@@ -67,16 +67,16 @@ def comparable_priors(
 ) -> tuple[DensePrediction, DensePrediction]:
     """Return the predictions of both after checking that they stand for the same priors."""
     if own is None or guide is None:
-        raise ValueError("The loss 'adaptive' needs the part 'dense' of student and teacher.")
+        raise ValueError("A loss of priors needs the part 'dense' of student and teacher.")
     if own.activation != "sigmoid" or guide.activation != "sigmoid":
         raise ConfigError(
-            f"loss 'adaptive': the activation of the student's logits is {own.activation}, of the "
+            f"The activation of the student's logits is {own.activation}, of the "
             f"teacher's {guide.activation}. Accepted: sigmoid on both sides."
         )
     found, wanted = _prior_counts(own), _prior_counts(guide)
     if found != wanted:
         raise ConfigError(
-            f"loss 'adaptive': the student has {found} priors on its levels, the teacher {wanted} "
+            f"The student has {found} priors on its levels, the teacher {wanted} "
             "on the same images. Both must have the same; take a student with the teacher's "
             "backbone levels and anchors."
         )
@@ -96,14 +96,14 @@ def comparable_regions(
         ValueError: A prediction is missing, or the teacher judged other regions.
     """
     if own is None or guide is None:
-        raise ValueError("The loss 'adaptive' needs the part 'regions' of student and teacher.")
+        raise ValueError("A loss of regions needs the part 'regions' of student and teacher.")
     if len(own.proposals) != len(guide.proposals) or not all(
         # As a rule they are the same tensors, which need not be read.
         one is other or torch.equal(one, other)
         for one, other in zip(own.proposals, guide.proposals, strict=True)
     ):
         raise ValueError(
-            "The loss 'adaptive': the teacher judged other regions than the student. Give it the "
+            "The teacher judged other regions than the student. Give it the "
             'student\'s: given={"regions": output.regions}.'
         )
     return own, guide

@@ -140,7 +140,10 @@ def test_an_image_of_two_streams_comes_once_with_the_targets_of_the_first(
         **dict.fromkeys(IDS[:3], "human"),
         **dict.fromkeys(IDS[4:], "teacher"),
     }
-    assert [by_id[name].view_id for name in (IDS[0], IDS[7])] == ["s0/0/a.png", "s1/0/h.png"]
+    assert [by_id[name].view_id for name in (IDS[0], IDS[7])] == [
+        "observed/0/a.png",
+        "observed/0/h.png",
+    ]
 
 
 def test_streams_without_any_object_give_one_image_so_that_losses_see_something(choose, samples):

@@ -65,7 +65,8 @@ class GlobalKnowledge(DistillationLoss):
         student: Facts of the student; channels and classes are read here.
         teacher: Facts of the teacher.
         variant: Definitions and weights: "paper", or "official" as in the authors' program.
-        terms: Of "global", "feature" and "response"; None for all that the pair allows.
+        terms: Of "global", "feature" and "response"; None for all that the pair allows. A term
+            with a factor of 0 is left out too.
         prototypes: "pursuit"; or for comparison "kmeans" (centres of clusters), "random".
         num_prototypes: K, most prototypes of a class and level; a third of its instances at most.
         agreement: lambda of the pursuit, weight of equal coordinates in both spaces, above 0.
@@ -165,7 +166,7 @@ class GlobalKnowledge(DistillationLoss):
             }
         )
         self.reliable_features = (
-            ReliableFeatures(channels, self.options) if self._has("feature") else None
+            ReliableFeatures(channels, self.options) if self.options.has("feature") else None
         )
         # ReLU takes what is below 0 from the student's side alone.
         self.is_zero_at_equality = variant == "official" or self.reliable_features is None
@@ -227,7 +228,7 @@ class GlobalKnowledge(DistillationLoss):
         """Return the parts named by `terms`; see `DistillationLoss.forward`."""
         found = self._compare_objects(student, teacher, batch, targets)
         sums: dict[str, list[WeightedSum]] = {}
-        if self._has("global"):
+        if self.options.has("global"):
             num_summed = 1 if self.options.variant == "official" else len(found)
             factor = self.options.weight("global") / num_summed
             sums["global"] = [
@@ -246,16 +247,13 @@ class GlobalKnowledge(DistillationLoss):
             sums["response"] = [self.responses(student, teacher, targets, mean)]
         return weighted_means(sums)
 
-    def _has(self, term: KnowledgeTerm) -> bool:
-        return self.options.terms is None or term in self.options.terms
-
     def _make_responses(self, student: DetectorSpec, teacher: DetectorSpec) -> Responses | None:
         """Return the response term; None where it is not asked for, or the pair has none.
 
         Raises:
             DistildetError: It is asked for and the pair has none.
         """
-        if not self._has("response"):
+        if not self.options.has("response"):
             return None
         try:
             return Responses(student, teacher, self.options)

@@ -81,6 +81,11 @@ class GlobalKnowledgeOptions:
                 f"projection: found {self.projection!r} with variant: official, which compares "
                 "cosines. Accepted: cosine; or take variant: paper."
             )
+        if not faults and not any(self.has(term) for term in get_args(KnowledgeTerm)):
+            faults.append(
+                "global_weight, feature_weight, background_weight, response_weight: found 0 for "
+                "every term, which compares nothing. At least one must be above 0."
+            )
         if faults:
             raise ConfigError("\n".join(faults))
 
@@ -88,6 +93,13 @@ class GlobalKnowledgeOptions:
     def own_projection(self) -> Projection:
         """The kind of coordinates, of the variant where none is given."""
         return self.projection or _PROJECTIONS.get(self.variant, "cosine")
+
+    def has(self, term: KnowledgeTerm) -> bool:
+        """Tell whether a term is asked for, and has a factor above 0."""
+        factors = [self.weight(term)]
+        if term == "feature":
+            factors.append(self.weight("background"))
+        return (self.terms is None or term in self.terms) and any(factors)
 
     def weight(self, name: Literal["global", "feature", "background", "response"]) -> float:
         """Return the factor of a term, of the variant where none is given."""

@@ -89,9 +89,11 @@ class ReliableFeatures(nn.Module):
         """Return [b 1 h w], what each cell inside and outside of boxes counts, and its factor."""
         boxes, values = self._seen_on(level, batch, targets, reliability)
         canvas, shape = canvas_of(batch), (shown.shape[2], shown.shape[3])
-        seen = painted(boxes, values, canvas=canvas, shape=shape)
-        weighted = [(shown * seen, self.options.weight("feature"))]
-        background = self.options.weight("background")
+        foreground, background = (self.options.weight(name) for name in ("feature", "background"))
+        weighted = []
+        if foreground > 0:
+            seen = painted(boxes, values, canvas=canvas, shape=shape)
+            weighted.append((shown * seen, foreground))
         if background > 0:
             covered = [
                 torch.cat([own, one.ignore]) if one.origin == "human" else own

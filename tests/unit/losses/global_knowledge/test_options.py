@@ -26,6 +26,23 @@ def test_a_given_weight_takes_the_place_of_the_variants_even_0(options_of, place
 
 
 @pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, {"global", "feature", "response"}),
+        ({"global_weight": 0.0}, {"feature", "response"}),
+        ({"feature_weight": 0.0}, {"global", "feature", "response"}),
+        ({"feature_weight": 0.0, "background_weight": 0.0}, {"global", "response"}),
+        ({"variant": "paper", "feature_weight": 0.0}, {"global", "response"}),
+        ({"terms": ("response", "global"), "response_weight": 0.0}, {"global"}),
+    ],
+)
+def test_a_term_with_the_factor_0_is_left_out(options_of, changes, left):
+    options = options_of(**changes)
+
+    assert {term for term in ("global", "feature", "response") if options.has(term)} == left
+
+
+@pytest.mark.parametrize(
     ("changes", "projection"),
     [
         ({"variant": "paper"}, "pursuit"),
@@ -66,6 +83,7 @@ def test_the_projection_is_the_given_one_or_that_of_the_variant(options_of, chan
         ({"global_weight": -1.0}, r"^global_weight: found -1\.0\. Accepted: a finite number of 0 "),
         ({"feature_weight": float("nan")}, r"^feature_weight: found nan\. Accepted: a finite numb"),
         ({"background_weight": float("inf")}, r"^background_weight: found inf\. Accepted: a fini"),
+        ({"terms": ("global",), "global_weight": 0.0}, r"found 0 for every term, which compares no"),
         ({"response_weight": -0.5}, r"^response_weight: found -0\.5\. Accepted: a finite number "),
     ],
 )
