@@ -125,6 +125,7 @@ def run_train_stage(
             batches=chosen.batches,
             num_batches=chosen.num_batches,
             steps_per_pass=max(len(stream.samples) / count for stream, count in streams),
+            progress=partial(_advance, context, f"{work}: objects"),
         ),
     )
     result = trainer.run()
@@ -141,6 +142,11 @@ def run_train_stage(
     if isinstance(teacher, CachedTeacher):
         teacher.close()
     on_first(lambda: _finish(result.detector, task, chosen, folder, noted))
+
+
+def _advance(context: RunContext, work: str, done: int, total: int) -> None:
+    context.interruption.raise_if_requested()
+    context.progress.advance(work, done, total)
 
 
 def _tell(context: RunContext, work: str, lines: Sequence[str]) -> None:

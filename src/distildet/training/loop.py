@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distildet import artefacts
 from distildet.detectors.base import Detector
-from distildet.errors import DivergedError, ResourceError
+from distildet.errors import DivergedError, InterruptedRunError, ResourceError
 from distildet.ops.out_of_memory import (
     is_out_of_memory,
     release_cached_memory,
@@ -180,14 +180,18 @@ class Trainer:
         if self.preparer is None or not terms:
             return
         seed_everything(self.settings.seed, f"{self.settings.stage} preparation", step)
-        with told_when_out_of_memory(
-            self._advice(
-                step,
-                "losses looked at images beforehand",
-                "a smaller batch_size or data.image_size, or a larger accumulate",
-            )
-        ):
-            found = self.preparer.prepare(terms, self.device)
+        advice = self._advice(
+            step,
+            "losses looked at images beforehand",
+            "a smaller batch_size or data.image_size, or a larger accumulate",
+        )
+        try:
+            with told_when_out_of_memory(advice):
+                found = self.preparer.prepare(terms, self.device)
+        except InterruptedRunError:
+            if step > 0:
+                self.state.save(step)
+            raise
         # The record of the step that follows: whoever goes on before that step prepares again.
         self._note({"step": step + 1, "prepared": found})
 

@@ -18,6 +18,8 @@ from distildet.training.task import Task
 from distildet.training.terms import Term
 
 Batches = Callable[[Sequence[int]], Iterator[tuple[ImageBatch, Sequence[Targets]]]]
+BATCHES_AT_ONCE = 8
+"""Batches after which processes tell each other what they have seen, errors and signals too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,14 @@ class ObservedImages:
         batches: Gives the batches of these numbers, with the chosen objects as targets.
         num_batches: Of all processes together.
         steps_per_pass: Optimiser steps in which the stage goes through its images once.
+        progress: Told finished and all batches of this process, for one of the networks; what it
+            raises ends the run.
     """
 
     batches: Batches
     num_batches: int
     steps_per_pass: float
+    progress: Callable[[int, int], None]
 
 
 class Preparer:
@@ -81,6 +86,7 @@ class Preparer:
 
         Raises:
             DataError: An image cannot be decoded.
+            InterruptedRunError: A signal has arrived in any process, as `progress` says.
         """
         new = [term for term in terms if term.name not in self._of_teacher]
         teacher = self._task.teacher
@@ -109,7 +115,8 @@ class Preparer:
         )
 
         def observe(numbers: Sequence[int]) -> Iterator[list[Observation]]:
-            for batch, targets in self._images.batches(numbers):
+            batches = self._images.batches(numbers)
+            for count, (batch, targets) in enumerate(batches, start=1):
                 images, objects = batch.to(device), move_targets(targets, device)
                 with network_precision(device, self._task.precision):
                     output = detector(images, want=wanted)
@@ -120,9 +127,12 @@ class Preparer:
                     }
                     for term in terms
                 ]
+                self._images.progress(count, len(numbers))
 
         with _in_eval_mode(detector):
-            observed, error = share_out(range(self._images.num_batches), observe)
+            observed, error = share_out(
+                range(self._images.num_batches), observe, at_once=BATCHES_AT_ONCE
+            )
         if error is not None:
             raise error
         return {

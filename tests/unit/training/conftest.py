@@ -69,14 +69,17 @@ def make_preparing_task(**options):
     return Task(student, teacher, [Term(term.loss, loss, term, steps=6)])
 
 
-def make_observed(given_batches=None, *, steps_per_pass=2.0):
+def make_observed(given_batches=None, *, steps_per_pass=2.0, progress=lambda done, total: None):
     """Three batches of four images, to be looked at beforehand: nine objects, three of class b."""
 
     def batches(numbers):
         return (make_batch(100 + number) for number in numbers)
 
     return ObservedImages(
-        batches=given_batches or batches, num_batches=3, steps_per_pass=steps_per_pass
+        batches=given_batches or batches,
+        num_batches=3,
+        steps_per_pass=steps_per_pass,
+        progress=progress,
     )
 
 

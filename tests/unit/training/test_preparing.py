@@ -388,6 +388,39 @@ def test_a_step_after_the_last_checkpoint_prepares_again_with_the_same_result(
     assert (stage / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+def test_a_signal_while_images_are_looked_at_stops_after_a_checkpoint_and_at_once(
+    trainer, preparing, observed, checkpoint_files, tmp_path
+):
+    # Two steps a pass: three batches of each network before step 0, three of the student before 2.
+    told = []
+
+    def stop_at(count):
+        def progress(done, total):
+            told.append((done, total))
+            if len(told) == count:
+                raise InterruptedRunError("Stopped by SIGTERM.", exit_code=143)
+
+        return observed(progress=progress)
+
+    trainer("whole", task=preparing(), observed=observed()).run()
+
+    with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+        trainer(task=preparing(), observed=stop_at(2)).run()
+    assert told == [(1, 3), (2, 3)]
+    assert not list((tmp_path / "stage" / "checkpoints").glob("*"))
+    told.clear()
+    with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+        trainer(task=preparing(), observed=stop_at(8)).run()
+    assert told == [(1, 3), (2, 3), (3, 3)] * 2 + [(1, 3), (2, 3)]
+    kept = [one.name for one in (tmp_path / "stage" / "checkpoints").iterdir()]
+    trainer(task=preparing(), observed=observed()).run()
+
+    whole, stage = tmp_path / "whole", tmp_path / "stage"
+    assert kept == ["step-000002"]
+    assert checkpoint_files(stage / LAST) == checkpoint_files(whole / LAST)
+    assert (stage / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
 def test_the_checkpoint_holds_the_prototypes_so_that_nobody_looks_again(
     trainer, preparing, observed, checkpoint_files, tmp_path
 ):

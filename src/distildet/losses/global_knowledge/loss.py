@@ -251,14 +251,15 @@ class GlobalKnowledge(DistillationLoss):
         """Return the response term; None where it is not asked for, or the pair has none.
 
         Raises:
-            DistildetError: It is asked for and the pair has none.
+            DistildetError: The pair has none, and it is asked for or the only term.
         """
         if not self.options.has("response"):
             return None
+        others = self.options.has("global") or self.options.has("feature")
         try:
             return Responses(student, teacher, self.options)
         except DistildetError as error:
-            if self.options.terms is not None:
+            if self.options.terms is not None or not others:
                 raise
             self.remarks = (f"the term 'response' is left out: {error}",)
             return None

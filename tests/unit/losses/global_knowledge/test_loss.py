@@ -389,6 +389,13 @@ def test_a_response_that_is_asked_for_and_not_possible_is_an_error(
         GlobalKnowledge(dense_spec("a", "b"), teacher, terms=("global", "response"))
 
 
+def test_a_response_that_is_not_possible_and_the_only_term_is_an_error(dense_spec):
+    weights = {"global_weight": 0.0, "feature_weight": 0.0, "background_weight": 0.0}
+
+    with pytest.raises(ClassMapError, match="no class of the same name"):
+        GlobalKnowledge(dense_spec("a", "b"), dense_spec("c"), **weights)
+
+
 def test_one_common_class_of_dense_heads_is_enough_in_the_paper(dense_spec):
     loss = GlobalKnowledge(dense_spec("a", "b"), dense_spec("b"), variant="paper")
 

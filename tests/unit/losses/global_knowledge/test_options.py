@@ -83,7 +83,10 @@ def test_the_projection_is_the_given_one_or_that_of_the_variant(options_of, chan
         ({"global_weight": -1.0}, r"^global_weight: found -1\.0\. Accepted: a finite number of 0 "),
         ({"feature_weight": float("nan")}, r"^feature_weight: found nan\. Accepted: a finite numb"),
         ({"background_weight": float("inf")}, r"^background_weight: found inf\. Accepted: a fini"),
-        ({"terms": ("global",), "global_weight": 0.0}, r"found 0 for every term, which compares no"),
+        (
+            {"terms": ("global",), "global_weight": 0.0},
+            r"found 0 for every term, which compares no",
+        ),
         ({"response_weight": -0.5}, r"^response_weight: found -0\.5\. Accepted: a finite number "),
     ],
 )
