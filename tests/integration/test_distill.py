@@ -34,24 +34,40 @@ stages:
     optimizer: {{lr: 2e-3}}
     evaluations: 1
     checkpoint_every: 5
-    distill: [{{loss: feature-imitation, weight: auto, schedule: {{decay: linear}}}}]
+    distill: [{{loss: {loss}, weight: auto, schedule: {{decay: linear}}}}]
 baseline: true
 """
 
 
 @pytest.fixture
 def recipe(tiny, tmp_path):
-    path = tmp_path / "distilled.yaml"
-    path.write_text(RECIPE.format(folder=tiny.folder))
-    return path
+    def make(loss):
+        path = tmp_path / "distilled.yaml"
+        path.write_text(RECIPE.format(folder=tiny.folder, loss=loss))
+        return path
+
+    return make
 
 
 def records(stage):
-    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    """What was noted of steps; what losses have looked at stands beside that."""
+    lines = (stage / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if "prepared" not in record]
 
 
 @pytest.mark.slow
-def test_a_killed_distillation_ends_in_the_same_files_with_its_baseline(recipe, kills, tmp_path):
+@pytest.mark.parametrize(
+    ("loss", "parts"),
+    [
+        ("feature-imitation", {"feature"}),
+        # Seen at step 0 and, with twenty images, every five steps.
+        ("global-knowledge", {"global", "feature", "response"}),
+    ],
+)
+def test_a_killed_distillation_ends_in_the_same_files_with_its_baseline(
+    recipe, kills, tmp_path, loss, parts
+):
+    recipe = recipe(loss)
     aim = kills.Aim(stage="01-train", step=8, is_inside_write=False, delay=0)
     kills.run(recipe, tmp_path / "whole")
 
@@ -66,10 +82,7 @@ def test_a_killed_distillation_ends_in_the_same_files_with_its_baseline(recipe, 
     bundle = load_file(folder / "01-train" / "student" / "model.safetensors")
     assert was_killed
     assert kills.differences(tmp_path / "whole", tmp_path / "killed") == []
-    assert student.keys() - baseline.keys() == {
-        "feature-imitation.feature",
-        "feature-imitation.factor",
-    }
+    assert student.keys() - baseline.keys() == {f"{loss}.{part}" for part in {*parts, "factor"}}
     # Both arms begin with the same weights and the same images.
     assert student["classification"] == baseline["classification"]
     assert {name.split(".")[0] for name in load_file(checkpoint)} == {"student", "terms"}
