@@ -11,7 +11,34 @@ from pathlib import Path
 
 import pytest
 
+from distildet.recipes.load import load_recipe
+from distildet.recipes.progress import Silence
+from distildet.recipes.runner import run_recipe
+
 IMAGES = 40
+HALF_LABELED = """\
+name: small
+seeds: [3]
+data:
+  image_size: 64
+  workers: 0
+  labeled:
+    format: coco
+    images: {folder}/train
+    annotations: {folder}/train/annotations.json
+    fraction: 0.5
+  unlabeled: [labeled-rest]
+student:
+  detector: retinanet
+  backbone: mobilenetv2_050
+  pretrained: false
+  backbone_levels: [C3, C4]
+  extra_levels: 0
+  neck_channels: 8
+  head_depth: 1
+  head_norm: group
+  anchor_scale: 2
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +123,24 @@ def least_seconds():
         return min(once() for _ in range(runs))
 
     return measure
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    """Run a recipe on images of which half have labels, and return its folder.
+
+    The text gives the stages, or a preset; some of them have two steps in place of their length.
+    """
+
+    def call(text, *overrides, stages=()):
+        name = f"run-{len(list(tmp_path.iterdir()))}"
+        path = tmp_path / f"{name}.yaml"
+        path.write_text((HALF_LABELED + text).format(folder=tiny.folder))
+        for stage in stages:
+            here = f"stages[{stage}]"
+            overrides += (f"{here}.epochs=null", f"{here}.steps=2", f"{here}.batch_size=4")
+        recipe = load_recipe(path, overrides)
+        run_recipe(recipe, out=tmp_path / name, device="cpu", progress=Silence())
+        return tmp_path / name
+
+    return call

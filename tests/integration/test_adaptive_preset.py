@@ -7,33 +7,7 @@ import pytest
 
 from distildet.errors import DataError
 from distildet.pseudolabels.store import PseudoLabelStore
-from distildet.recipes.load import load_recipe
-from distildet.recipes.progress import Silence
-from distildet.recipes.runner import run_recipe
 
-HEAD = """\
-name: adaptive
-seeds: [3]
-data:
-  image_size: 64
-  workers: 0
-  labeled:
-    format: coco
-    images: {folder}/train
-    annotations: {folder}/train/annotations.json
-    fraction: 0.5
-  unlabeled: [labeled-rest]
-student:
-  detector: retinanet
-  backbone: mobilenetv2_050
-  pretrained: false
-  backbone_levels: [C3, C4]
-  extra_levels: 0
-  neck_channels: 8
-  head_depth: 1
-  head_norm: group
-  anchor_scale: 2
-"""
 PRESET = """\
 preset: adaptive
 teachers: [{{detector: {folder}/teacher/student}}]
@@ -44,24 +18,6 @@ stages:
 """
 # The teacher of these tests is hardly trained.
 LABELING = ("stages[0].threshold=0.06", "stages[0].ignore_floor=0.051")
-
-
-@pytest.fixture
-def run(tiny, tmp_path):
-    """Run a recipe with two steps in its train stage, and return its folder."""
-
-    def call(text, *overrides, stage=None):
-        name = f"run-{len(list(tmp_path.iterdir()))}"
-        path = tmp_path / f"{name}.yaml"
-        path.write_text((HEAD + text).format(folder=tiny.folder))
-        if stage is not None:
-            here = f"stages[{stage}]"
-            overrides += (f"{here}.epochs=null", f"{here}.steps=2", f"{here}.batch_size=4")
-        recipe = load_recipe(path, overrides)
-        run_recipe(recipe, out=tmp_path / name, device="cpu", progress=Silence())
-        return tmp_path / name
-
-    return call
 
 
 def result_of(folder):
@@ -78,7 +34,7 @@ def weights_of(arm, stage):
 
 @pytest.mark.slow
 def test_the_baseline_is_the_same_student_on_the_labels_alone(run):
-    both = run(PRESET, *LABELING, stage=1)
+    both = run(PRESET, *LABELING, stages=(1,))
     labels_alone = run(LABELS_ALONE)
 
     seed = both / "seed-3"
@@ -94,7 +50,7 @@ def test_the_baseline_is_the_same_student_on_the_labels_alone(run):
 
 @pytest.mark.slow
 def test_without_unlabeled_images_the_loss_is_on_the_labeled_ones_alone(run):
-    folder = run(PRESET, "data.unlabeled=[]", stage=0)
+    folder = run(PRESET, "data.unlabeled=[]", stages=(0,))
 
     assert metrics_of(folder / "seed-3" / "01-train")[0]["adaptive.classification"] > 0
     assert result_of(folder)["images_seen"] == {
@@ -110,7 +66,7 @@ def test_without_labels_the_student_learns_from_the_teacher_alone(run, tiny):
         "data.labeled=null",
         f"data.unlabeled=[{{format: folder, images: {tiny.folder}/train}}]",
         *LABELING,
-        stage=1,
+        stages=(1,),
     )
 
     assert metrics_of(folder / "seed-3" / "02-train")[0]["adaptive.classification"] > 0
@@ -149,7 +105,7 @@ def test_a_teacher_of_the_students_own_section_teaches_it_nothing_until_it_moves
         "stages[1].batch_norm=frozen",
         "baseline=false",
         *LABELING,
-        stage=1,
+        stages=(1,),
     )
 
     seed = folder / "seed-3"
@@ -181,9 +137,9 @@ def pool(tiny, tmp_path):
 def test_an_image_in_which_the_teacher_finds_no_box_is_not_used(run, pool):
     settings = ("data.labeled=null", "stages[0].threshold=0.15", "stages[0].ignore_floor=0.051")
 
-    of_all = run(PRESET, *settings, pool["all"], stage=1)
-    of_those = run(PRESET, *settings, pool["with box"], stage=1)
-    with_empty = run(PRESET, *settings, pool["all"], "stages[0].keep_empty=1", stage=1)
+    of_all = run(PRESET, *settings, pool["all"], stages=(1,))
+    of_those = run(PRESET, *settings, pool["with box"], stages=(1,))
+    with_empty = run(PRESET, *settings, pool["all"], "stages[0].keep_empty=1", stages=(1,))
 
     weights = weights_of(of_all / "seed-3", "02-train")
     assert weights_of(of_those / "seed-3", "02-train") == weights
@@ -197,7 +153,7 @@ def test_without_any_box_the_run_says_where_and_what_to_do(run):
         match=r"seed-3/01-label: the teacher has no box at or above the thresholds \(0\.90 to "
         r"0\.90\) in 20 images.* Look at the teacher with .*, or choose a new run folder ",
     ):
-        run(PRESET, "stages[0].threshold=0.9", stage=1)
+        run(PRESET, "stages[0].threshold=0.9", stages=(1,))
 
 
 @pytest.mark.slow
@@ -208,4 +164,4 @@ def test_with_boxes_on_labeled_images_alone_the_run_says_which_stream_is_empty(r
         DataError,
         match=r"Stream 'unlabeled' has no image left .* lower the threshold or raise keep_empty",
     ):
-        run(PRESET, *settings, stage=1)
+        run(PRESET, *settings, stages=(1,))

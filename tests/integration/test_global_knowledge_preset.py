@@ -5,33 +5,6 @@ import math
 
 import pytest
 
-from distildet.recipes.load import load_recipe
-from distildet.recipes.progress import Silence
-from distildet.recipes.runner import run_recipe
-
-HEAD = """\
-name: knowledge
-seeds: [3]
-data:
-  image_size: 64
-  workers: 0
-  labeled:
-    format: coco
-    images: {folder}/train
-    annotations: {folder}/train/annotations.json
-    fraction: 0.5
-  unlabeled: [labeled-rest]
-student:
-  detector: retinanet
-  backbone: mobilenetv2_050
-  pretrained: false
-  backbone_levels: [C3, C4]
-  extra_levels: 0
-  neck_channels: 8
-  head_depth: 1
-  head_norm: group
-  anchor_scale: 2
-"""
 PRESET = """\
 preset: global-knowledge
 teachers: [{{detector: {folder}/teacher/student}}]
@@ -44,24 +17,6 @@ stages:
 # The teacher of these tests is hardly trained.
 LABELING = ("stages[0].threshold=0.06", "stages[0].ignore_floor=0.051")
 TERMS = {"global", "feature", "response"}
-
-
-@pytest.fixture
-def run(tiny, tmp_path):
-    """Run a recipe with two steps in each of some stages, and return its folder."""
-
-    def call(text, *overrides, stages=()):
-        name = f"run-{len(list(tmp_path.iterdir()))}"
-        path = tmp_path / f"{name}.yaml"
-        path.write_text((HEAD + text).format(folder=tiny.folder))
-        for stage in stages:
-            here = f"stages[{stage}]"
-            overrides += (f"{here}.epochs=null", f"{here}.steps=2", f"{here}.batch_size=4")
-        recipe = load_recipe(path, overrides)
-        run_recipe(recipe, out=tmp_path / name, device="cpu", progress=Silence())
-        return tmp_path / name
-
-    return call
 
 
 def records(stage):
