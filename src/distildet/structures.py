@@ -69,6 +69,11 @@ class ImageBatch:
         """Return the number of images."""
         return len(self.image_ids)
 
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """The (height, width) of the padded images."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
     def to(self, device: torch.device) -> "ImageBatch":
         """Return the batch with its pixels on a device; the small tensors stay on the CPU.
 

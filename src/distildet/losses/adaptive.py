@@ -196,7 +196,9 @@ class Adaptive(DistillationLoss):
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
         """Return the sum of weighted divergences, and the number of regions."""
-        own_regions, guide_regions = comparable_regions(student.regions, teacher.regions)
+        own_regions, guide_regions = comparable_regions(
+            student.regions, teacher.regions, loss="adaptive"
+        )
         chosen = regions_taking_part(own_regions.proposals, batch, targets)
         own, guide = torch.cat(own_regions.logits), torch.cat(guide_regions.logits)  # [m 1+k]
         if not self.are_all_compared:
@@ -219,7 +221,7 @@ class Adaptive(DistillationLoss):
         targets: Sequence[Targets],
     ) -> tuple[Tensor, Tensor]:
         """Return the sum of weighted divergences, and the teacher's mass."""
-        own, guide = comparable_priors(student.dense, teacher.dense)
+        own, guide = comparable_priors(student.dense, teacher.dense, loss="adaptive")
         parts = priors_taking_part(own.priors, batch, targets, own.matched_labels)
         form = self.options.own_form
         if form is None or self.options.reads_positives:

@@ -133,7 +133,9 @@ class DistillationLoss(nn.Module, ABC):
         student: DetectorSpec,  # noqa: ARG003 - a loss for several kinds of heads asks
         teacher: DetectorSpec,  # noqa: ARG003 - likewise
     ) -> Needs:
-        """Return the parts that `forward` reads of a pair; `needs`, where every pair is alike.
+        """Return the parts that `forward` reads of a pair, whatever the options.
+
+        That is `needs` where every pair is alike. An object may need more with its options.
 
         Args:
             student: Facts of the student.

@@ -63,20 +63,30 @@ def check_equal_priors(student: DetectorSpec, teacher: DetectorSpec) -> None:
 
 
 def comparable_priors(
-    own: DensePrediction | None, guide: DensePrediction | None
+    own: DensePrediction | None, guide: DensePrediction | None, *, loss: str
 ) -> tuple[DensePrediction, DensePrediction]:
-    """Return the predictions of both after checking that they stand for the same priors."""
+    """Return the predictions of both after checking that they stand for the same priors.
+
+    Args:
+        own: Of the student.
+        guide: Of the teacher.
+        loss: Registered name, for messages.
+
+    Raises:
+        ValueError: A prediction is missing.
+        ConfigError: They differ in levels or priors, or are no sigmoid logits.
+    """
     if own is None or guide is None:
-        raise ValueError("A loss of priors needs the part 'dense' of student and teacher.")
+        raise ValueError(f"The loss {loss!r} needs the part 'dense' of student and teacher.")
     if own.activation != "sigmoid" or guide.activation != "sigmoid":
         raise ConfigError(
-            f"The activation of the student's logits is {own.activation}, of the "
+            f"loss {loss!r}: the activation of the student's logits is {own.activation}, of the "
             f"teacher's {guide.activation}. Accepted: sigmoid on both sides."
         )
     found, wanted = _prior_counts(own), _prior_counts(guide)
     if found != wanted:
         raise ConfigError(
-            f"The student has {found} priors on its levels, the teacher {wanted} "
+            f"loss {loss!r}: the student has {found} priors on its levels, the teacher {wanted} "
             "on the same images. Both must have the same; take a student with the teacher's "
             "backbone levels and anchors."
         )
@@ -84,26 +94,27 @@ def comparable_priors(
 
 
 def comparable_regions(
-    own: RegionPrediction | None, guide: RegionPrediction | None
+    own: RegionPrediction | None, guide: RegionPrediction | None, *, loss: str
 ) -> tuple[RegionPrediction, RegionPrediction]:
     """Return the predictions of both after checking that they are of the same regions.
 
     Args:
         own: Of the student.
         guide: Of the teacher, which was given the student's regions.
+        loss: Registered name, for messages.
 
     Raises:
         ValueError: A prediction is missing, or the teacher judged other regions.
     """
     if own is None or guide is None:
-        raise ValueError("A loss of regions needs the part 'regions' of student and teacher.")
+        raise ValueError(f"The loss {loss!r} needs the part 'regions' of student and teacher.")
     if len(own.proposals) != len(guide.proposals) or not all(
         # As a rule they are the same tensors, which need not be read.
         one is other or torch.equal(one, other)
         for one, other in zip(own.proposals, guide.proposals, strict=True)
     ):
         raise ValueError(
-            "The teacher judged other regions than the student. Give it the "
+            f"The loss {loss!r}: the teacher judged other regions than the student. Give it the "
             'student\'s: given={"regions": output.regions}.'
         )
     return own, guide

@@ -59,12 +59,19 @@ def make_projectors(
     """
     own, guide = student.levels_of(FEATURES_NECK), teacher.levels_of(FEATURES_NECK)
     return nn.ModuleDict(
-        {level: _projector(own[level].channels, guide[level].channels) for level in levels}
+        {level: make_projector(own[level].channels, guide[level].channels) for level in levels}
     )
 
 
-def _projector(own_channels: int, guide_channels: int) -> nn.Conv2d:
-    projector = nn.Conv2d(own_channels, guide_channels, 1)
+def make_projector(own_channels: int, guide_channels: int, *, side: int = 1) -> nn.Conv2d:
+    """Return a convolution between two numbers of channels, the identity where they are equal.
+
+    Args:
+        own_channels: Of the student.
+        guide_channels: Of the teacher.
+        side: Of the kernel in cells, odd; the map keeps its size.
+    """
+    projector = nn.Conv2d(own_channels, guide_channels, side, padding=side // 2)
     if own_channels == guide_channels:
         nn.init.dirac_(projector.weight)
         nn.init.zeros_(projector.bias)  # type: ignore[arg-type] # a Conv2d has a bias by default

@@ -157,8 +157,7 @@ def _foreground_and_background(
     by one. A teacher's are background, like all where it is not sure of an object: they are many,
     and what its features say there shall be learned.
     """
-    height, width = batch.pixels.shape[2:]
-    canvas, shape = (height, width), (shown.shape[2], shown.shape[3])
+    canvas, shape = batch.canvas, (shown.shape[2], shown.shape[3])
     boxes = [target.boxes for target in targets]
     left_open = [target.ignore[: None if target.origin == "human" else 0] for target in targets]
     is_object = inside_boxes(boxes, canvas=canvas, shape=shape)

@@ -9,7 +9,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def inside_boxes(
-    boxes: Sequence[Tensor], *, canvas: tuple[int, int], shape: tuple[int, int]
+    boxes: Sequence[Tensor],
+    *,
+    canvas: tuple[int, int],
+    shape: tuple[int, int],
+    seen: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return which cells of a map some box overlaps.
 
@@ -21,6 +25,8 @@ def inside_boxes(
         boxes: Of each image [n 4] xyxy, pixels of the canvas.
         canvas: (height, width) of the padded images, in pixels.
         shape: (height, width) of the map, in cells.
+        seen: Of each image [n] bool, the boxes that count; None: all. To leave boxes out of the
+            list instead would make a GPU wait.
 
     Returns:
         [b 1 h w] bool on the boxes' device; false where an image has no boxes.
@@ -31,7 +37,7 @@ def inside_boxes(
         [[[[True, True, False], [False, False, False]]]]
     """
     rows, columns = _overlapped(pad_sequence(list(boxes), batch_first=True), canvas, shape)
-    rows &= _are_boxes(boxes)[:, :, None]  # [b n h]
+    rows &= _are_seen(boxes, seen)[:, :, None]  # [b n h]
     # The number of boxes in each cell, without a tensor of boxes times cells.
     counts = torch.einsum("bnh,bnw->bhw", rows.float(), columns.float())
     return (counts > 0)[:, None]  # [b 1 h w]
@@ -43,6 +49,7 @@ def painted(
     *,
     canvas: tuple[int, int],
     shape: tuple[int, int],
+    seen: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return a map that has, in each cell, the value of the smallest box that overlaps it.
 
@@ -55,6 +62,7 @@ def painted(
         values: Of each image [n], one a box, of any sign.
         canvas: (height, width) of the padded images, in pixels.
         shape: (height, width) of the map, in cells.
+        seen: Of each image [n] bool, the boxes that count; None: all.
 
     Returns:
         [b 1 h w] float32 on the boxes' device; 0 outside of boxes.
@@ -74,14 +82,14 @@ def painted(
     order = _smallest_first(padded)
     chosen = order[:, :, None]
     rows, columns = _overlapped(padded.gather(1, chosen.expand_as(padded)), canvas, shape)
-    rows &= _are_boxes(boxes).gather(1, order)[:, :, None]  # [b n h]
+    rows &= _are_seen(boxes, seen).gather(1, order)[:, :, None]  # [b n h]
     # Behind all boxes lies, as another of value 0, what is outside of them.
     behind = order.shape[1]
     at_rows, at_columns = (_places(overlapped, behind) for overlapped in (rows, columns))
     # The first box that overlaps both row and column of a cell; argmax would be much slower.
-    seen = torch.maximum(at_rows[:, :, :, None], at_columns[:, :, None, :]).amin(1)  # [b h w]
+    first = torch.maximum(at_rows[:, :, :, None], at_columns[:, :, None, :]).amin(1)  # [b h w]
     own = pad_sequence(list(values), batch_first=True).float().gather(1, order)  # [b n]
-    return F.pad(own, (0, 1)).gather(1, seen.flatten(1).long()).view(-1, 1, *shape)
+    return F.pad(own, (0, 1)).gather(1, first.flatten(1).long()).view(-1, 1, *shape)
 
 
 def _places(overlapped: Tensor, behind: int) -> Tensor:
@@ -93,11 +101,11 @@ def _places(overlapped: Tensor, behind: int) -> Tensor:
     return F.pad(torch.where(overlapped, places[:, None], behind), (0, 0, 0, 1), value=behind)
 
 
-def _are_boxes(boxes: Sequence[Tensor]) -> Tensor:
-    """Return [b n], false for what only pads an image with fewer boxes."""
-    return pad_sequence(
-        [own.new_ones(len(own), dtype=torch.bool) for own in boxes], batch_first=True
-    )
+def _are_seen(boxes: Sequence[Tensor], seen: Sequence[Tensor] | None) -> Tensor:
+    """Return [b n], false for what is not seen, and what only pads an image with fewer boxes."""
+    if seen is None:
+        seen = [own.new_ones(len(own), dtype=torch.bool) for own in boxes]
+    return pad_sequence(list(seen), batch_first=True)
 
 
 def _smallest_first(boxes: Tensor) -> Tensor:

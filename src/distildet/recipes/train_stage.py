@@ -44,7 +44,6 @@ from distildet.training.loop import Trainer
 from distildet.training.preparing import ObservedImages
 from distildet.training.settings import TrainSettings
 from distildet.training.task import Task
-from distildet.training.terms import Term
 
 EVALUATION_BATCH = 16
 
@@ -186,9 +185,7 @@ def _chosen_images(
 ) -> ChosenImages | None:
     """Return the images that losses look at beforehand, if there are such losses."""
     preparations = [
-        term.loss.preparation
-        for term in task.terms
-        if isinstance(term, Term) and term.loss.preparation is not None
+        term.loss.preparation for term in task.preparing_terms if term.loss.preparation is not None
     ]
     if not preparations:
         return None

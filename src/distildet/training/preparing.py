@@ -60,10 +60,8 @@ class Preparer:
         self._every: dict[Term, int | None] = {}
         # Term -> the step before which its loss looks first: that of its first value.
         self._first: dict[Term, int] = {}
-        for term in task.terms:
-            if not isinstance(term, Term) or term.loss.preparation is None:
-                continue
-            every = term.loss.preparation.every
+        for term in task.preparing_terms:
+            every = term.loss.preparation.every if term.loss.preparation else None
             self._every[term] = (
                 None if every is None else max(1, round(every * images.steps_per_pass))
             )

@@ -99,6 +99,15 @@ class Task(nn.Module):
         return StepLosses(total=total, parts=parts, factors=factors)
 
     @property
+    def preparing_terms(self) -> list[Term]:
+        """The terms whose losses look at objects beforehand."""
+        return [
+            term
+            for term in self.terms
+            if isinstance(term, Term) and term.loss.preparation is not None
+        ]
+
+    @property
     def counts_over_batch(self) -> bool:
         """Whether the losses of a micro-batch depend on the others, or on other processes."""
         return self.student.counts_over_batch or any(

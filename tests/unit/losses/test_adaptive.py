@@ -454,12 +454,15 @@ def test_options_without_a_meaning_are_refused(dense_spec, options, message):
     [
         (
             dense_output(torch.zeros(1, 4, 2), torch.zeros(1, 2, 2)),
-            r"The student has \[4, 2\] priors on its levels, the teacher \[4\] on the same images",
+            r"loss 'adaptive': the student has \[4, 2\] priors on its levels, the teacher \[4\]",
         ),
-        (dense_output(torch.zeros(1, 5, 2)), r"The student has \[5\] priors on its levels"),
+        (
+            dense_output(torch.zeros(1, 5, 2)),
+            r"loss 'adaptive': the student has \[5\] priors",
+        ),
         (
             dense_output(torch.zeros(1, 4, 2), activation="softmax"),
-            r"The activation of the student's logits is softmax, of the teacher's sigmoid\. Acc",
+            r"the activation of the student's logits is softmax, of the teacher's sigmoid\. Acc",
         ),
     ],
 )

@@ -134,3 +134,19 @@ def test_values_that_are_not_one_a_box_are_refused():
         painted(
             [torch.zeros(2, 4), torch.zeros(0, 4)], [torch.ones(1)] * 2, canvas=CANVAS, shape=SHAPE
         )
+
+
+def test_boxes_that_are_not_seen_change_nothing():
+    boxes = [torch.tensor([[0.0, 0, 16, 16], [4, 4, 8, 8], [16, 0, 24, 8]]), torch.zeros(0, 4)]
+    values = [torch.tensor([0.2, 0.9, 0.5]), torch.zeros(0)]
+    seen = [torch.tensor([True, False, True]), torch.zeros(0, dtype=torch.bool)]
+    frame = {"canvas": (24, 32), "shape": (6, 8)}
+    of_seen = [own[chosen] for own, chosen in zip(boxes, seen, strict=True)]
+
+    inside = inside_boxes(boxes, **frame, seen=seen)
+    map_of_values = painted(boxes, values, **frame, seen=seen)
+
+    assert torch.equal(inside, inside_boxes(of_seen, **frame))
+    expected = painted(of_seen, [values[0][seen[0]], values[1]], **frame)
+    assert torch.equal(map_of_values, expected)
+    assert not torch.equal(map_of_values, painted(boxes, values, **frame))

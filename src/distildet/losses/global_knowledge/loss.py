@@ -53,7 +53,8 @@ class GlobalKnowledge(DistillationLoss):
                     response = mean_places rho KL at temperature 2, mean over classes, times 4
         M: in each cell rho of the smallest box there ("official": on the level of the box's size),
         0 outside; V: the teacher's variance, of a cell. Places: priors the student's matching gives
-        to a box, or its regions that overlap one by half; rho is that of the box, mean over levels.
+        to a box, or its regions that overlap one by half; rho is that of the box of its
+        label that it overlaps most, mean over levels.
         KL of dense heads is summed over classes, each yes or no ("official": softmax over classes).
 
     Needs:
@@ -71,7 +72,8 @@ class GlobalKnowledge(DistillationLoss):
         num_prototypes: K, most prototypes of a class and level; a third of its instances at most.
         agreement: lambda of the pursuit, weight of equal coordinates in both spaces, above 0.
         refresh: T, passes over the images after which prototypes are chosen anew.
-        instances: Most instances of a class that prototypes are chosen from.
+        instances: Objects of each class that prototypes are chosen from, where there are so many;
+            beside a loss that wants more, more.
         projection: "cosine", "ridge" or "pursuit"; None for that of the variant.
         global_weight: Factor of the global term; None for that of the variant, as below.
         feature_weight: Of the feature term, inside boxes.
@@ -188,18 +190,24 @@ class GlobalKnowledge(DistillationLoss):
         """Choose the prototypes of every class and level; see `DistillationLoss.prepare`.
 
         Returns:
-            "instances": by class, how many they were chosen from; "prototypes": by level, how many
-            there are of all classes.
+            "instances": by class, how many they were chosen from; "not_finite": how many were left
+            out, since a feature is not finite; "prototypes": by level, how many of all classes.
         """
         banks = self._banks().items()
         own = _joined(student, {level: bank.own_maps.shape[2] for level, bank in banks})
         guide = _joined(teacher, {level: bank.guide_maps.shape[2] for level, bank in banks})
         labels, counts = guide["labels"], guide["counts"]
+        # One feature that is not finite would spoil the choice for its whole class.
+        is_finite = torch.stack(
+            [one[level].isfinite().all(1) for one in (own, guide) for level, _ in banks]
+        ).all(0)
+        lost, counts = int((counts & ~is_finite).sum()), counts & is_finite
         for level, bank in banks:
             bank.fill(own[level], guide[level], labels, counts)
         numbers = labels[counts].bincount(minlength=len(self.class_names)).tolist()
         return {
             "instances": dict(zip(self.class_names, numbers, strict=True)),
+            "not_finite": lost,
             "prototypes": {level: int(bank.is_filled.sum()) for level, bank in banks},
         }
 

@@ -21,12 +21,7 @@ def object_features(
         batch: The images.
         boxes: Of each image xyxy, batch frame; n in all.
     """
-    return unit_rows(instance_features(output.features[level], boxes, canvas_of(batch)))
-
-
-def canvas_of(batch: ImageBatch) -> tuple[int, int]:
-    """Return (height, width) of the padded images."""
-    return batch.pixels.shape[2], batch.pixels.shape[3]
+    return unit_rows(instance_features(output.features[level], boxes, batch.canvas))
 
 
 def relative_sides(batch: ImageBatch, boxes: Sequence[Tensor]) -> Tensor:

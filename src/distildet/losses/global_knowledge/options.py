@@ -92,7 +92,7 @@ class GlobalKnowledgeOptions:
     @property
     def own_projection(self) -> Projection:
         """The kind of coordinates, of the variant where none is given."""
-        return self.projection or _PROJECTIONS.get(self.variant, "cosine")
+        return self.projection or _PROJECTIONS[self.variant]
 
     def has(self, term: KnowledgeTerm) -> bool:
         """Tell whether a term is asked for, and has a factor above 0."""

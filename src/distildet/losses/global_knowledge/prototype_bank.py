@@ -70,7 +70,8 @@ class PrototypeBank(nn.Module):
     ) -> None:
         super().__init__()
         self.options = options
-        room = num_classes, options.num_prototypes
+        # No more than this are ever chosen, see `_number`.
+        room = num_classes, self._number(options.instances)
         # [classes K c], as `projection_map` returns them; zeros where there is no prototype.
         self.register_buffer("own_maps", torch.zeros(*room, own_channels))
         self.register_buffer("guide_maps", torch.zeros(*room, guide_channels))
@@ -109,6 +110,10 @@ class PrototypeBank(nn.Module):
             ):
                 maps[label, :count] = projection_map(prototypes.double(), projection).float()
 
+    def _number(self, instances: int) -> int:
+        """Return how many prototypes a class of so many instances has."""
+        return max(1, min(self.options.num_prototypes, instances // INSTANCES_FOR_A_PROTOTYPE))
+
     def compare(self, own: Tensor, guide: Tensor, labels: Tensor) -> Agreement:
         """Compare the coordinates of objects; see `GlobalKnowledge`.
 
@@ -145,19 +150,21 @@ class PrototypeBank(nn.Module):
         classes = torch.arange(len(filled), device=labels.device)
         of_class = (labels[:, None] == classes)[:, :, None] & filled  # [n, classes, K]
         reliability = reliability_of_best(cosines, guide_cosines, of_class.flatten(1))
-        factor = reliability[:, None]
-        # Prototypes that are not there are zeros in both spaces, and so are their cosines.
+        # An object whose class has no prototypes takes no part. Prototypes that are not there are
+        # zeros in both spaces, and so are their cosines.
+        takes_part = of_class.flatten(1).any(1)  # [n]
+        factor = (reliability * takes_part)[:, None]
         apart = F.smooth_l1_loss(factor * cosines, factor * guide_cosines, reduction="sum")
         return Agreement(
             difference=apart,
-            count=(len(labels) * filled.sum()).to(apart.dtype),
+            count=(takes_part.sum() * filled.sum()).to(apart.dtype),
             reliability=reliability,
         )
 
     def _choose(self, teacher: Tensor, student: Tensor) -> _Prototypes:
         """Return the prototypes of the instances of one class."""
         count = len(teacher)
-        number = max(1, min(self.options.num_prototypes, count // INSTANCES_FOR_A_PROTOTYPE))
+        number = self._number(count)
         if self.options.prototypes == "kmeans":
             clusters = cluster_centres(teacher, student, number, generator=_generator())
             return _Prototypes(

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from distildet.losses.feature_difference import (
     cells_that_show_image,
+    make_projector,
     squared_difference,
     statistics,
     variance_of_a_cell,
 )
-from distildet.losses.global_knowledge.object_features import canvas_of, relative_sides
+from distildet.losses.global_knowledge.object_features import relative_sides
 from distildet.losses.global_knowledge.options import GlobalKnowledgeOptions, Variant
 from distildet.losses.weighted_sum import WeightedSum
 from distildet.ops.foreground import inside_boxes, painted
@@ -60,8 +61,9 @@ class ReliableFeatures(nn.Module):
         own = [statistics(guides[level], shown[level]) for level in self.levels]
         # In one message: each costs processes that wait for each other.
         totals = batch_total(torch.cat(own)).split_with_sizes([len(one) for one in own])
+        places = self._levels_of_objects(batch, targets)
         sums = []
-        for level, total in zip(self.levels, totals, strict=True):
+        for place, (level, total) in enumerate(zip(self.levels, totals, strict=True)):
             guide = guides[level]
             projected = self.projectors[level](features[level][0])
             difference = squared_difference(projected, guide).sum(1, keepdim=True)  # [b 1 h w]
@@ -73,59 +75,61 @@ class ReliableFeatures(nn.Module):
                     factor=factor / len(self.levels),
                 )
                 for cells, factor in self._weighted_cells(
-                    level, batch, targets, reliability[level], shown[level]
+                    targets,
+                    reliability[level],
+                    None if places is None else places == place,
+                    canvas=batch.canvas,
+                    shown=shown[level],
                 )
             ]
         return sums
 
     def _weighted_cells(
         self,
-        level: str,
-        batch: ImageBatch,
         targets: Sequence[Targets],
         reliability: Tensor,
+        is_seen: Tensor | None,
+        *,
+        canvas: tuple[int, int],
         shown: Tensor,
     ) -> list[tuple[Tensor, float]]:
-        """Return [b 1 h w], what each cell inside and outside of boxes counts, and its factor."""
-        boxes, values = self._seen_on(level, batch, targets, reliability)
-        canvas, shape = canvas_of(batch), (shown.shape[2], shown.shape[3])
+        """Return [b 1 h w], what each cell inside and outside of boxes counts, and its factor.
+
+        Args:
+            targets: One an image.
+            reliability: [n] of each object on the level.
+            is_seen: [n] which objects are seen on the level; None: all.
+            canvas: (height, width) of the padded images.
+            shown: [b 1 h w], cells that show image.
+        """
+        boxes = [target.boxes for target in targets]
+        counts = [len(own) for own in boxes]
+        seen = None if is_seen is None else is_seen.split_with_sizes(counts)
+        shape = shown.shape[2], shown.shape[3]
         foreground, background = (self.options.weight(name) for name in ("feature", "background"))
         weighted = []
         if foreground > 0:
-            seen = painted(boxes, values, canvas=canvas, shape=shape)
-            weighted.append((shown * seen, foreground))
+            values = reliability.split_with_sizes(counts)
+            inside = painted(boxes, values, canvas=canvas, shape=shape, seen=seen)
+            weighted.append((shown * inside, foreground))
         if background > 0:
-            covered = [
-                torch.cat([own, one.ignore]) if one.origin == "human" else own
-                for own, one in zip(boxes, targets, strict=True)
+            ignored = [
+                target.ignore[: None if target.origin == "human" else 0] for target in targets
             ]
-            outside = ~inside_boxes(covered, canvas=canvas, shape=shape)
-            weighted.append((shown * outside, background))
+            covered = inside_boxes(boxes, canvas=canvas, shape=shape, seen=seen)
+            covered |= inside_boxes(ignored, canvas=canvas, shape=shape)
+            weighted.append((shown * ~covered, background))
         return weighted
 
-    def _seen_on(
-        self, level: str, batch: ImageBatch, targets: Sequence[Targets], reliability: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return of each image the boxes that are seen on a level, and their reliability."""
-        boxes = [target.boxes for target in targets]
-        counts = [len(own) for own in boxes]
-        values = reliability.split_with_sizes(counts)
+    def _levels_of_objects(self, batch: ImageBatch, targets: Sequence[Targets]) -> Tensor | None:
+        """Return [n], the place of the level on which each object is seen; None: on all."""
         if self.options.variant == "paper":
-            return boxes, list(values)
-        sides = relative_sides(batch, boxes).prod(1).sqrt()
-        places = (sides / FINEST_SIDE).log2().floor().clamp(0, len(self.levels) - 1)
-        is_here = (places == self.levels.index(level)).split_with_sizes(counts)
-        return (
-            [own[here] for own, here in zip(boxes, is_here, strict=True)],
-            [own[here] for own, here in zip(values, is_here, strict=True)],
-        )
+            return None
+        sides = relative_sides(batch, [target.boxes for target in targets]).prod(1).sqrt()
+        return (sides / FINEST_SIDE).log2().floor().clamp(0, len(self.levels) - 1)
 
 
 def _projector(own_channels: int, guide_channels: int, variant: Variant) -> nn.Module:
-    """Return a map from the student's to the teacher's channels, the identity where it can be."""
-    side = 1 if variant == "paper" else 3
-    convolution = nn.Conv2d(own_channels, guide_channels, side, padding=side // 2)
-    if own_channels == guide_channels:
-        nn.init.dirac_(convolution.weight)
-        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type] # a Conv2d has a bias by default
-    return nn.Sequential(convolution, nn.ReLU()) if variant == "paper" else convolution
+    if variant == "paper":
+        return nn.Sequential(make_projector(own_channels, guide_channels), nn.ReLU())
+    return make_projector(own_channels, guide_channels, side=3)

@@ -26,6 +26,8 @@ from distildet.specs import DetectorSpec
 from distildet.structures import DENSE, REGIONS, DetectorOutput, Targets
 
 TEMPERATURE = 2.0
+LOSS = "global-knowledge"
+"""Name of the loss that this is a term of, in messages."""
 
 
 class Responses(nn.Module):
@@ -108,10 +110,12 @@ class Responses(nn.Module):
     ) -> MatchedResponse:
         if self.is_of_regions:
             return matched_regions(
-                *comparable_regions(student.regions, teacher.regions), targets, self.own_labels
+                *comparable_regions(student.regions, teacher.regions, loss=LOSS),
+                targets,
+                self.own_labels,
             )
         return matched_priors(
-            *comparable_priors(student.dense, teacher.dense), targets, self.own_labels
+            *comparable_priors(student.dense, teacher.dense, loss=LOSS), targets, self.own_labels
         )
 
     def _divergence(self, places: MatchedResponse) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from distildet.classes import ClassList
 from distildet.errors import ClassMapError, ConfigError, MissingPartError
@@ -68,8 +69,8 @@ def prepared(pair_of, batch_of, target_of):
 
 
 def test_officially_by_hand(prepared, batch_of, target_of):
-    # Of the class: smooth L1 of 0.8 * 0.2 is 0.16²/2. Of the class without prototypes: 0.2²/2.
-    # Mean over two objects and one prototype, times 5.
+    # Smooth L1 of 0.8 * 0.2 is 0.16²/2, times 5. The object of the class without prototypes takes
+    # no part.
     value = prepared()(
         own_images(FAR, FAR),
         guide_images(NEAR, NEAR),
@@ -78,7 +79,7 @@ def test_officially_by_hand(prepared, batch_of, target_of):
     )
 
     assert value.keys() == {"global"}
-    assert value["global"].item() == pytest.approx(5 * (0.0128 + 0.02) / 2, rel=1e-5)
+    assert value["global"].item() == pytest.approx(5 * 0.0128, rel=1e-5)
 
 
 @pytest.mark.parametrize(("projection", "apart"), [(None, 0.2), ("ridge", 0.2 / 1.01)])
@@ -179,7 +180,11 @@ def test_prototypes_are_chosen_from_all_batches_and_told(pair_of, batch_of, targ
     ]
     found = loss.prepare(*seen)
 
-    assert found == {"instances": {"a": 4, "b": 0}, "prototypes": {"P3": 1, "P4": 1}}
+    assert found == {
+        "instances": {"a": 4, "b": 0},
+        "not_finite": 0,
+        "prototypes": {"P3": 1, "P4": 1},
+    }
     # Rows: AHEAD (box), AHEAD (small), FAR, NEAR (small), NEAR, NEAR.
     for bank in loss.banks.values():
         assert bank.chosen[0, 0] == 4
@@ -201,12 +206,33 @@ def test_each_level_has_prototypes_of_its_own_maps(pair_of, batch_of, target_of)
         torch.testing.assert_close(loss.banks[level].guide_maps[0, 0], torch.tensor([*NEAR, 0.0]))
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("prototypes", ["pursuit", "kmeans", "random"])
+def test_objects_whose_features_are_not_finite_are_no_prototypes(pair_of, side, prototypes):
+    torch.manual_seed(0)
+    loss = GlobalKnowledge(*pair_of("P3"), terms=("global",), prototypes=prototypes)
+    labels, counts = torch.zeros(40, dtype=torch.int64), torch.ones(40, dtype=torch.bool)
+    seen = [
+        {"P3": F.normalize(torch.randn(40, channels)), "labels": labels, "counts": counts}
+        for channels in (len(NEAR), len(NEAR) + 1)
+    ]
+    seen[side]["P3"][:30, 1] = float("nan")
+
+    found = loss.prepare([seen[0]], [seen[1]])
+
+    assert (found["instances"], found["not_finite"]) == ({"a": 10, "b": 0}, 30)
+    chosen = loss.chosen()["a"]
+    assert len(chosen) == len(set(chosen)) == 3
+    assert min(chosen) >= 30
+    assert all(buffer.isfinite().all() for buffer in loss.buffers())
+
+
 def test_where_no_image_has_an_object_there_is_no_prototype(pair_of, prepared):
     loss = prepared()
 
     found = loss.prepare([], [])
 
-    assert found == {"instances": {"a": 0, "b": 0}, "prototypes": {"P3": 0}}
+    assert found == {"instances": {"a": 0, "b": 0}, "not_finite": 0, "prototypes": {"P3": 0}}
     fresh = GlobalKnowledge(*pair_of("P3"), terms=("global",))
     assert all(map(torch.equal, loss.buffers(), fresh.buffers()))
 

@@ -94,6 +94,8 @@ def naive_official(objects, prototypes):
             best.append(max(cosines, default=0.0))
         rho = min(max(1 - abs(best[0] - best[1]), 0.0), 1.0)
         reliability.append(rho)
+        if not len(prototypes[label][0]):
+            continue
         for own_prototypes, guide_prototypes in prototypes:
             for one, other in zip(own_prototypes, guide_prototypes, strict=True):
                 value += smooth_l1(rho * (own @ one).item() - rho * (guide @ other).item())
@@ -157,20 +159,23 @@ def test_officially_it_is_a_loop_over_objects_and_prototypes_of_all_classes(fill
     # Three of the first class's nine instances, one of the last one's four.
     assert [len(one) for one, _ in prototypes] == [3, 0, 1]
     assert found.difference.item() == pytest.approx(value, rel=1e-5)
-    assert found.count.item() == count == 7 * 4
+    assert found.count.item() == count == 5 * 4  # two objects are of the class without any
     assert found.reliability.tolist() == pytest.approx(reliability, abs=1e-6)
     assert found.reliability[1] == found.reliability[5] == 1
 
 
 def test_officially_differences_above_1_count_by_their_size(bank_of):
-    # The object's class has no prototype: rho is 1. The other's cosines are 1 and -1: 2 - 1/2.
+    # Cosines to the prototype of its own class are equal, so that rho is 1; those to the other
+    # class's are 0.8 and -0.8: 1.6 - 1/2.
     bank = bank_of()
-    prototype = torch.eye(GUIDE)[:1]
-    bank.fill(prototype[:, :OWN], prototype, torch.tensor([0]), everything(1))
+    axes = torch.eye(GUIDE)[:2]
+    bank.fill(axes[:, :OWN], axes, torch.tensor([0, 1]), everything(2))
+    own, guide = 0.6 * axes[1:] + 0.8 * axes[:1], 0.6 * axes[1:] - 0.8 * axes[:1]
 
-    found = bank.compare(prototype[:, :OWN], -prototype, torch.tensor([1]))
+    found = bank.compare(own[:, :OWN], guide, torch.tensor([1]))
 
-    assert (found.difference.item(), found.count.item()) == (1.5, 1)
+    assert found.difference.item() == pytest.approx(1.1)
+    assert found.count.item() == 2
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
