@@ -32,6 +32,7 @@ from distildet.data.coco import read_coco
 from distildet.data.dataset import Dataset
 from distildet.data.subset import scenes
 from distildet.detectors.bundle import bundle_fingerprint
+from distildet.errors import DistildetError
 from distildet.losses.global_knowledge import GlobalKnowledge
 from distildet.recipes.run_data import with_classes
 
@@ -56,7 +57,10 @@ def main() -> int:
     """Measure, keep the result, write tables and figure; return 1 if a goal is missed."""
     arguments = _parse()
     torch.set_num_threads(1)
-    document = measure(arguments)
+    try:
+        document = measure(arguments)
+    except DistildetError as error:
+        raise SystemExit(f"reliability.py: {error}") from None
     artefacts.write_json(arguments.result, document)
     print("\n".join(tables(document)))
     _write_tables(arguments.page, tables(document))

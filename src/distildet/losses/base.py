@@ -106,7 +106,8 @@ class DistillationLoss(nn.Module, ABC):
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
         preparation: What it looks at beforehand; None: nothing.
-        remarks: Lines for the user about what it does with this pair and its options.
+        remarks: Lines for the user about what it does with this pair and its options, and, once it
+            is prepared, with what it has seen.
 
     Args:
         student: Facts of the student.

@@ -164,7 +164,10 @@ def _fill_in_preset(raw: dict[str, Any]) -> str | None:
         return f"preset: found {name!r}. {nearest}"
     file = importlib.resources.files("distildet.recipes") / "presets" / f"{name}.yaml"
     preset = _parse(file.read_text("utf-8"), file.name)
-    merge_preset(raw, preset)
+    try:
+        merge_preset(raw, preset)
+    except ConfigError as error:
+        return str(error)
     return None
 
 

@@ -15,6 +15,8 @@ from distildet.training.loop import seed_everything
 
 # Options of a detector that the recipe states elsewhere.
 _GIVEN_ELSEWHERE = ("pretrained", "image_size")
+# Beginnings of the names of options that say what outputs mean, whatever the shapes of weights.
+_OF_MEANING = ("anchor_", "region_canonical_size")
 
 
 def student_options(config: StudentConfig) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def _classes_agree(teacher: Detector, student: Detector) -> bool:
 
 def _copy_all(source: Detector, student: Detector, path: Path, context: RunContext) -> None:
     _refuse_permuted_classes(source, context, str(path))
+    _refuse_other_meaning(source, student, path)
     own, given = student.state_dict(), source.state_dict()
     others = [
         name
@@ -133,6 +136,23 @@ def _copy_all(source: Detector, student: Detector, path: Path, context: RunConte
             "options that these weights were trained with, or use init: pretrained."
         )
     student.load_state_dict(given)
+
+
+def _refuse_other_meaning(source: Detector, student: Detector, path: Path) -> None:
+    """Refuse weights that fit in shape and were trained for other boxes or anchors."""
+    own, theirs = student.spec, source.spec
+    differing = [
+        f"{name} {theirs.options.get(name)!r} and not {value!r}"
+        for name, value in own.options.items()
+        if name.startswith(_OF_MEANING) and theirs.options.get(name) != value
+    ]
+    if own.family != theirs.family:
+        differing = [f"the family {theirs.family!r} and not {own.family!r}"]
+    if differing:
+        raise WeightsError(
+            f"{path}: these weights were trained with {', '.join(differing)}. Give the student the "
+            "options that they were trained with, or use init: pretrained."
+        )
 
 
 def _refuse_permuted_classes(source: Detector, context: RunContext, where: str) -> None:

@@ -125,6 +125,7 @@ def run_train_stage(
             num_batches=chosen.num_batches,
             steps_per_pass=max(len(stream.samples) / count for stream, count in streams),
             progress=partial(_advance, context, f"{work}: objects"),
+            remark=lambda line: tell_all([line]),
         ),
     )
     result = trainer.run()

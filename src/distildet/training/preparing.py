@@ -32,12 +32,14 @@ class ObservedImages:
         steps_per_pass: Optimiser steps in which the stage goes through its images once.
         progress: Told finished and all batches of this process, for one of the networks; what it
             raises ends the run.
+        remark: Told what a loss remarks about what it has seen, each line once.
     """
 
     batches: Batches
     num_batches: int
     steps_per_pass: float
     progress: Callable[[int, int], None]
+    remark: Callable[[str], None]
 
 
 class Preparer:
@@ -56,6 +58,10 @@ class Preparer:
         self._images = images
         self._steps = steps
         self._of_teacher: dict[str, list[Observation]] = {}
+        # What was remarked on the pair is known before.
+        self._told = {
+            (term.name, line) for term in task.preparing_terms for line in term.loss.remarks
+        }
         # Term -> steps from one look to the next; None for a single one.
         self._every: dict[Term, int | None] = {}
         # Term -> the step before which its loss looks first: that of its first value.
@@ -95,6 +101,10 @@ class Preparer:
         for term in terms:
             of_student, of_teacher = seen[term.name], self._of_teacher[term.name]
             found[term.name] = _prepare_on_first(term, of_student, of_teacher)
+            for line in term.loss.remarks:
+                if (term.name, line) not in self._told:
+                    self._told.add((term.name, line))
+                    self._images.remark(f"{term.name}: {line}")
         return found
 
     def _is_due(self, term: Term, every: int | None, step: int) -> bool:

@@ -145,6 +145,17 @@ def test_init_from_a_path_with_other_shapes_is_refused(start, tmp_path):
         start("bundle")
 
 
+def test_init_from_a_path_with_other_anchors_is_refused(start, tmp_path):
+    # As many anchors a place, so that every shape is the same.
+    save_bundle(tmp_path / "bundle", ClassList(("cat", "dog")), anchor_scale=6.0)
+
+    with pytest.raises(
+        WeightsError,
+        match=r"bundle: these weights were trained with anchor_scale 6\.0 and not \S+\. Give",
+    ):
+        start("bundle")
+
+
 def test_a_later_stage_starts_from_the_bundle_of_the_stage_before(start, tmp_path):
     bundle = save_bundle(tmp_path / "01-train" / "student", ClassList(("cat", "dog")))
 

@@ -60,16 +60,18 @@ def make_distilling_task(**settings):
     return Task(student, teacher, [Term(term.loss, loss, term, steps=40)])
 
 
-def make_preparing_task(**options):
+def make_preparing_task(*, names="ab", **options):
     """Student, teacher and global knowledge, which begins with equal random weights each time."""
-    student, teacher = make_student(), make_teacher()
+    student, teacher = make_student(names), make_teacher()
     term = TermSettings(loss="global-knowledge")
     torch.manual_seed(2)
     loss = GlobalKnowledge(student.spec, teacher.spec, **options)
     return Task(student, teacher, [Term(term.loss, loss, term, steps=6)])
 
 
-def make_observed(given_batches=None, *, steps_per_pass=2.0, progress=lambda done, total: None):
+def make_observed(
+    given_batches=None, *, steps_per_pass=2.0, progress=lambda done, total: None, remark=print
+):
     """Three batches of four images, to be looked at beforehand: nine objects, three of class b."""
 
     def batches(numbers):
@@ -80,6 +82,7 @@ def make_observed(given_batches=None, *, steps_per_pass=2.0, progress=lambda don
         num_batches=3,
         steps_per_pass=steps_per_pass,
         progress=progress,
+        remark=remark,
     )
 
 

@@ -338,6 +338,16 @@ def test_other_errors_while_images_are_looked_at_are_not_taken_for_the_lack_of_m
         trainer(task=task, observed=observed()).run()
 
 
+def test_what_a_loss_remarks_about_what_it_has_seen_is_told_once(trainer, preparing, observed):
+    # Prepared before steps 0, 2 and 4; no image has an object of the third class.
+    lines, task = [], preparing(names="abc")
+
+    trainer(task=task, observed=observed(remark=lines.append)).run()
+
+    (line,) = lines
+    assert line.startswith("global-knowledge: there are no prototypes of c: no box with sides")
+
+
 # Resuming
 
 

@@ -152,7 +152,9 @@ class GlobalKnowledge(DistillationLoss):
             parts=frozenset({FEATURES_NECK}), instances=instances, every=refresh
         )
         self.class_names = tuple(student.classes)
+        self.remarks_on_pair: tuple[str, ...] = ()
         self.responses = self._make_responses(student, teacher)
+        self.remarks = self.remarks_on_pair
         if self.responses is not None:
             own_needs = self.responses.needs
             self.needs = Needs(
@@ -205,6 +207,7 @@ class GlobalKnowledge(DistillationLoss):
         for level, bank in banks:
             bank.fill(own[level], guide[level], labels, counts)
         numbers = labels[counts].bincount(minlength=len(self.class_names)).tolist()
+        self.remarks = (*self.remarks_on_pair, *_remarks_on_classes(self.class_names, numbers))
         return {
             "instances": dict(zip(self.class_names, numbers, strict=True)),
             "not_finite": lost,
@@ -268,8 +271,11 @@ class GlobalKnowledge(DistillationLoss):
             return Responses(student, teacher, self.options)
         except DistildetError as error:
             if self.options.terms is not None or not others:
-                raise
-            self.remarks = (f"the term 'response' is left out: {error}",)
+                raise type(error)(
+                    f"the term 'response' is asked for: {error} Or take 'response' out of `terms`, "
+                    "where global and feature fit this pair."
+                ) from error
+            self.remarks_on_pair = (f"the term 'response' is left out: {error}",)
             return None
 
     def _banks(self) -> dict[str, PrototypeBank]:
@@ -294,6 +300,18 @@ class GlobalKnowledge(DistillationLoss):
             )
             for level, bank in self._banks().items()
         }
+
+
+def _remarks_on_classes(names: Sequence[str], numbers: Sequence[int]) -> tuple[str, ...]:
+    """Return a line about the classes without an object to choose from, if there are any."""
+    missing = [name for name, number in zip(names, numbers, strict=True) if not number]
+    if not missing:
+        return ()
+    return (
+        f"there are no prototypes of {', '.join(missing)}: no box with sides above "
+        f"{100 * LEAST_SIDE:g} % of the image's shorter side was found. The term 'global' leaves "
+        "these classes out.",
+    )
 
 
 def _joined(observed: Sequence[Observation], channels: Mapping[str, int]) -> dict[str, Tensor]:

@@ -16,6 +16,12 @@ _WEIGHTS: dict[Variant, dict[str, float]] = {
     "paper": {"global": 1.0, "feature": 1.0, "background": 0.0, "response": 5.0},
     "official": {"global": 5.0, "feature": 1.0, "background": 4.0, "response": 1.0},
 }
+_TERMS_OF_WEIGHTS: dict[str, KnowledgeTerm] = {
+    "global": "global",
+    "feature": "feature",
+    "background": "feature",
+    "response": "response",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +87,22 @@ class GlobalKnowledgeOptions:
                 f"projection: found {self.projection!r} with variant: official, which compares "
                 "cosines. Accepted: cosine; or take variant: paper."
             )
+        left_out = [
+            name
+            for name, term in _TERMS_OF_WEIGHTS.items()
+            if self.terms is not None and term not in self.terms
+        ]
+        faults += [
+            f"{name}_weight: found {weights[f'{name}_weight']}, and the term "
+            f"{_TERMS_OF_WEIGHTS[name]!r} is not in `terms`. Leave it out."
+            for name in left_out
+            if weights[f"{name}_weight"] is not None
+        ]
         if not faults and not any(self.has(term) for term in get_args(KnowledgeTerm)):
+            asked = [f"{name}_weight" for name in _TERMS_OF_WEIGHTS if name not in left_out]
             faults.append(
-                "global_weight, feature_weight, background_weight, response_weight: found 0 for "
-                "every term, which compares nothing. At least one must be above 0."
+                f"{', '.join(asked)}: found 0, which compares nothing. At least one must be above "
+                "0."
             )
         if faults:
             raise ConfigError("\n".join(faults))

@@ -180,6 +180,10 @@ def test_prototypes_are_chosen_from_all_batches_and_told(pair_of, batch_of, targ
     ]
     found = loss.prepare(*seen)
 
+    assert loss.remarks == (
+        "there are no prototypes of b: no box with sides above 3.75 % of the image's shorter side "
+        "was found. The term 'global' leaves these classes out.",
+    )
     assert found == {
         "instances": {"a": 4, "b": 0},
         "not_finite": 0,

@@ -85,7 +85,11 @@ def test_the_projection_is_the_given_one_or_that_of_the_variant(options_of, chan
         ({"background_weight": float("inf")}, r"^background_weight: found inf\. Accepted: a fini"),
         (
             {"terms": ("global",), "global_weight": 0.0},
-            r"found 0 for every term, which compares no",
+            r"^global_weight: found 0, which compares nothing\. At least one must be above 0\.$",
+        ),
+        (
+            {"terms": ("global",), "background_weight": 3.0},
+            r"^background_weight: found 3\.0, and the term 'feature' is not in `terms`\. Leave it",
         ),
         ({"response_weight": -0.5}, r"^response_weight: found -0\.5\. Accepted: a finite number "),
     ],
