@@ -17,7 +17,7 @@ from distildet.report.crops import crop_objects, draw_grid
 from distildet.training.terms import Term, term_names
 
 PROTOTYPES = "prototypes"
-_NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|]')
+_NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]')
 # What file systems take as the name of a file; a digest of this length tells long names apart.
 _LONGEST_NAME_BYTES = 255
 _DIGEST_LENGTH = 16
@@ -57,28 +57,40 @@ def draw_chosen(terms: Iterable[nn.Module], images: ChosenImages, folder: Path) 
         return
     crops = _crops(_boxes(images, numbers))
     for name, by_class in chosen.items():
+        stems = file_stems(by_class)
         with artefacts.new_folder(folder / name) as made:
             for class_name, of_class in by_class.items():
                 drawing = draw_grid([crops[number] for number in of_class])
-                (made / f"{file_stem(class_name)}.png").write_bytes(drawing)
+                (made / f"{stems[class_name]}.png").write_bytes(drawing)
 
 
-def file_stem(name: str) -> str:
-    """Return the name of a class as that of a file without suffix; no two have the same.
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """Return by class name that of a file without suffix; no two are the same, case aside.
 
-    Signs that some file systems do not take are written as in a URL. What is too long is cut.
+    Signs that some file systems do not take are written as in a URL. What is too long is cut, and
+    ends in a digest of the whole; as do names that differ from one before in case alone, which some
+    file systems take for the same.
 
     Args:
-        name: Of a class.
+        names: Of classes.
 
     Example:
-        >>> file_stem("cup/glass")
-        'cup%2Fglass'
+        >>> file_stems(["cup/glass", "Car", "car"])
+        {'cup/glass': 'cup%2Fglass', 'Car': 'Car', 'car': 'car-2b2961a431b23c90'}
     """
-    stem = _NOT_IN_FILE_NAMES.sub(lambda sign: quote(sign[0], safe=""), name)
-    encoded = stem.encode("utf-8", "surrogateescape")
+    stems: dict[str, str] = {}
+    folded: set[str] = set()
+    for name in names:
+        stems[name] = _file_stem(name, is_taken=name.casefold() in folded)
+        folded.add(name.casefold())
+    return stems
+
+
+def _file_stem(name: str, *, is_taken: bool) -> str:
+    stem = _NOT_IN_FILE_NAMES.sub(lambda sign: quote(sign[0], "", errors="surrogatepass"), name)
+    encoded = stem.encode()
     longest = _LONGEST_NAME_BYTES - len(".png")
-    if len(encoded) <= longest:
+    if len(encoded) <= longest and not is_taken:
         return stem
     digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST_LENGTH]
     # A letter that is cut in two is dropped, since it is none any more.

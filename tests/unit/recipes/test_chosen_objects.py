@@ -1,5 +1,6 @@
 """What losses chose can be looked at: a picture of each class, of the right objects."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -11,7 +12,7 @@ from distildet.data.dataset import Sample
 from distildet.data.loader import Stream, TrainingSample
 from distildet.losses.base import DistillationLoss, Needs, Preparation
 from distildet.recipes import chosen_objects
-from distildet.recipes.chosen_objects import draw_chosen, file_stem
+from distildet.recipes.chosen_objects import draw_chosen, file_stems
 from distildet.recipes.observed_images import ChosenImages, choose_objects
 from distildet.report.crops import GAP, SIDE
 from distildet.structures import Targets
@@ -186,12 +187,14 @@ def test_a_rerun_replaces_the_pictures_by_the_same(images, tmp_path):
         ("a%2Fb", "a%252Fb"),
         ("a\0\nb", "a%00%0Ab"),
         ('<a:"b|c?*\\>', "%3Ca%3A%22b%7Cc%3F%2A%5C%3E"),
+        ("a\ud800", "a%ED%A0%80"),  # half of a surrogate pair, U+D800
+        ("\udcff", "%ED%B3%BF"),
     ],
 )
 def test_a_class_name_becomes_a_file_name(name, stem, tmp_path):
-    (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+    (tmp_path / f"{file_stems([name])[name]}.png").write_bytes(b"")
 
-    assert file_stem(name) == stem
+    assert file_stems([name]) == {name: stem}
     assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.png"]
 
 
@@ -199,9 +202,36 @@ def test_a_class_name_becomes_a_file_name(name, stem, tmp_path):
 def test_long_class_names_stay_apart_and_can_be_written(sign, tmp_path):
     names = [sign * 251, sign * 252, sign * 300, sign * 300 + "x"]
 
-    for name in names:
-        (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+    for stem in file_stems(names).values():
+        (tmp_path / f"{stem}.png").write_bytes(b"")
 
     files = [os.fsencode(path.name) for path in tmp_path.iterdir()]
     assert len(files) == 4
     assert max(map(len, files)) <= 255
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["Car", "car", "CAR"], ["straße", "STRASSE"], ["a" * 300, "A" * 300], ["É/x", "é/X"]],
+)
+def test_names_that_differ_in_case_alone_stay_apart_where_file_systems_fold_it(names):
+    stems = file_stems(names)
+
+    assert len({stem.casefold() for stem in stems.values()}) == len(names)
+    assert all(len(f"{stem}.png".encode()) <= 255 for stem in stems.values())
+
+
+def test_only_the_second_of_names_that_differ_in_case_alone_gets_a_digest():
+    stems = file_stems(["Car", "bus", "car"])
+
+    digest = hashlib.sha256(b"car").hexdigest()[:16]
+    assert stems == {"Car": "Car", "bus": "bus", "car": f"car-{digest}"}
+
+
+def test_classes_whose_names_no_file_system_takes_as_they_are_have_their_pictures(
+    images, colours, tmp_path
+):
+    draw_chosen(terms_of(Chooses({"Car": [0], "car": [1], "\ud800": [2]})), images, tmp_path)
+
+    found = {path.name.casefold(): cells(path) for path in (tmp_path / "prototypes").iterdir()}
+    assert sorted(found.values(), key=str) == sorted(([{one}] for one in colours[:3]), key=str)
