@@ -1,7 +1,7 @@
 """The train stage: streams of images with their targets train the student."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,8 @@ def run_train_stage(
     }
     if isinstance(teacher, CachedTeacher):
         teacher.close()
-    on_first(lambda: _finish(result.detector, task, chosen, folder, noted))
+    between = context.interruption.raise_if_requested
+    on_first(lambda: _finish(result.detector, task, chosen, folder, noted, between=between))
 
 
 def _advance(context: RunContext, work: str, done: int, total: int) -> None:
@@ -160,10 +161,12 @@ def _finish(
     chosen: ChosenImages | None,
     folder: Path,
     noted: Mapping[str, Any],
+    *,
+    between: Callable[[], None],
 ) -> None:
     save_detector(student, folder / STUDENT)
     if chosen is not None:
-        draw_chosen(task.terms, chosen, folder)
+        draw_chosen(task.terms, chosen, folder, between=between)
     write_done(folder, noted)
     remove_cache(folder)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from distildet.data.dataset import Sample
 from distildet.data.loader import Stream, TrainingSample
+from distildet.errors import InterruptedRunError
 from distildet.losses.base import DistillationLoss, Needs, Preparation
 from distildet.recipes import chosen_objects
 from distildet.recipes.chosen_objects import draw_chosen, file_stems
@@ -99,6 +101,10 @@ def colours(images):
     return [colour(image, place) for image in order for place in range(2 - image % 2)]
 
 
+def draw(terms, images, folder, between=lambda: None):
+    draw_chosen(terms, images, folder, between=between)
+
+
 def cells(path):
     """Return the crops of one row, each as the set of its colours."""
     grid = np.asarray(Image.open(path))
@@ -109,7 +115,7 @@ def cells(path):
 
 
 def test_every_object_is_cut_out_of_its_own_image_at_full_size(images, colours, tmp_path):
-    draw_chosen(terms_of(Chooses({"all": range(8)})), images, tmp_path / "stage")
+    draw(terms_of(Chooses({"all": range(8)})), images, tmp_path / "stage")
 
     assert cells(tmp_path / "stage" / "prototypes" / "all.png") == [{one} for one in colours]
 
@@ -117,7 +123,7 @@ def test_every_object_is_cut_out_of_its_own_image_at_full_size(images, colours, 
 def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, tmp_path):
     found = {"cup": [5, 0, 3], "car/bus": [7], "both": [3, 7]}
 
-    draw_chosen(terms_of(Chooses(found)), images, tmp_path)
+    draw(terms_of(Chooses(found)), images, tmp_path)
 
     assert {path.stem: cells(path) for path in (tmp_path / "prototypes").iterdir()} == {
         "cup": [{colours[5]}, {colours[0]}, {colours[3]}],
@@ -129,7 +135,7 @@ def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, 
 def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_path):
     losses = Chooses({"a": [0]}), Chooses({}, looks=False), Chooses({}), Chooses({"a": [1]})
 
-    draw_chosen(terms_of(*losses), images, tmp_path / "stage")
+    draw(terms_of(*losses), images, tmp_path / "stage")
 
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [
         "prototypes",
@@ -141,12 +147,12 @@ def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_pat
 def test_where_nothing_was_chosen_nothing_is_decoded_or_written(images, tmp_path, monkeypatch):
     monkeypatch.setattr(ChosenImages, "batches", None)
 
-    draw_chosen(terms_of(Chooses({})), images, tmp_path / "stage")
+    draw(terms_of(Chooses({})), images, tmp_path / "stage")
 
     assert not (tmp_path / "stage").exists()
 
 
-def test_of_the_files_only_those_with_a_chosen_object_are_decoded_again_and_once(
+def test_of_the_files_only_those_with_an_object_of_a_class_are_decoded_again_and_once_for_it(
     images, tmp_path, monkeypatch
 ):
     decoded = []
@@ -159,16 +165,57 @@ def test_of_the_files_only_those_with_a_chosen_object_are_decoded_again_and_once
     monkeypatch.setattr(chosen_objects, "crop_objects", noted)
     numbers = range(2 - int(images.draws[0].training_sample.sample.id[0]) % 2)
 
-    draw_chosen(terms_of(Chooses({"a": numbers, "b": numbers})), images, tmp_path)
+    draw(terms_of(Chooses({"a": numbers, "b": [0]})), images, tmp_path)
 
-    assert decoded == [(images.draws[0].training_sample.sample.id, len(numbers))]
+    name = images.draws[0].training_sample.sample.id
+    assert decoded == [(name, len(numbers)), (name, 1)]
+
+
+def test_only_the_crops_of_one_class_are_held_at_a_time(images, tmp_path, monkeypatch):
+    held, counts = WeakValueDictionary(), []
+    crop_objects, draw_grid = chosen_objects.crop_objects, chosen_objects.draw_grid
+
+    def noted_crops(path, boxes):
+        crops = crop_objects(path, boxes)
+        held.update({id(crop): crop for crop in crops})
+        return crops
+
+    def noted_grid(crops):
+        counts.append(len(held))
+        return draw_grid(crops)
+
+    monkeypatch.setattr(chosen_objects, "crop_objects", noted_crops)
+    monkeypatch.setattr(chosen_objects, "draw_grid", noted_grid)
+
+    draw(terms_of(Chooses({"a": [0, 1, 2], "b": [3], "c": [4, 5]})), images, tmp_path)
+
+    assert counts == [3, 1, 2]
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_between_batches_and_classes_it_may_be_stopped_and_leaves_no_half_folder(
+    images, tmp_path, call
+):
+    # Three batches, then two classes.
+    calls = []
+
+    def stop():
+        calls.append(sorted(path.stem for path in (tmp_path / "stage").rglob("*.png")))
+        if len(calls) == call:
+            raise InterruptedRunError("stop", exit_code=143)
+
+    with pytest.raises(InterruptedRunError, match="stop"):
+        draw(terms_of(Chooses({"a": [0], "b": [7]})), images, tmp_path / "stage", stop)
+
+    assert calls == [[], [], [], [], ["a"]][:call]
+    assert not list((tmp_path / "stage").rglob("*"))
 
 
 def test_a_rerun_replaces_the_pictures_by_the_same(images, tmp_path):
     terms = terms_of(Chooses({"a": [0, 1]}))
 
     def written():
-        draw_chosen(terms, images, tmp_path)
+        draw(terms, images, tmp_path)
         return {path.name: path.read_bytes() for path in (tmp_path / "prototypes").iterdir()}
 
     assert written() == written()
@@ -231,7 +278,7 @@ def test_only_the_second_of_names_that_differ_in_case_alone_gets_a_digest():
 def test_classes_whose_names_no_file_system_takes_as_they_are_have_their_pictures(
     images, colours, tmp_path
 ):
-    draw_chosen(terms_of(Chooses({"Car": [0], "car": [1], "\ud800": [2]})), images, tmp_path)
+    draw(terms_of(Chooses({"Car": [0], "car": [1], "\ud800": [2]})), images, tmp_path)
 
     found = {path.name.casefold(): cells(path) for path in (tmp_path / "prototypes").iterdir()}
     assert sorted(found.values(), key=str) == sorted(([{one}] for one in colours[:3]), key=str)
