@@ -79,14 +79,17 @@ class Preparation:
 
     Args:
         parts: That it reads of each detector's output, words of `distildet.structures.PARTS`.
-        instances: Objects of each class that it wants to look at, where there are so many, at least
-            1; beside a loss that wants more it is shown more.
+        objects: Of each class that it wants to look at, where there are so many, at least 1; beside
+            a loss that wants more, or smaller ones, it is shown more.
         every: Passes over the images of the stage after which it looks again, above 0; None: never.
+        least_side: What the shorter side of an object's box must exceed, as a share of the image's
+            shorter side, to be one of them; 0 for any object.
     """
 
     parts: frozenset[str]
-    instances: int
+    objects: int
     every: float | None
+    least_side: float = 0.0
 
 
 class DistillationLoss(nn.Module, ABC):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distildet import artefacts
 from distildet.ops.frames import to_image_frame
-from distildet.recipes.observed_images import ChosenImages
+from distildet.recipes.observed_images import ObservedViews
 from distildet.report.crops import crop_objects, draw_grid
 from distildet.training.terms import Term, term_names
 
@@ -33,7 +33,7 @@ class _Object(NamedTuple):
 
 def draw_chosen(
     terms: Iterable[nn.Module],
-    images: ChosenImages,
+    images: ObservedViews,
     folder: Path,
     *,
     between: Callable[[], None],
@@ -115,14 +115,14 @@ def _file_stem(name: str, *, is_taken: bool) -> str:
 
 
 def _objects(
-    images: ChosenImages, numbers: set[int], between: Callable[[], None]
+    images: ObservedViews, numbers: set[int], between: Callable[[], None]
 ) -> dict[int, _Object]:
     """Return the objects of these numbers."""
     observed = enumerate(_observed(images, between))
     return {number: found for number, found in observed if number in numbers}
 
 
-def _observed(images: ChosenImages, between: Callable[[], None]) -> Iterator[_Object]:
+def _observed(images: ObservedViews, between: Callable[[], None]) -> Iterator[_Object]:
     """Yield every object, as losses are shown them: one too small is not seen."""
     draws = iter(images.draws)
     for batch, targets in images.batches(range(images.num_batches)):

@@ -15,7 +15,7 @@ from distildet.errors import InterruptedRunError
 from distildet.losses.base import DistillationLoss, Needs, Preparation
 from distildet.recipes import chosen_objects
 from distildet.recipes.chosen_objects import draw_chosen, file_stems
-from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.report.crops import GAP, SIDE
 from distildet.structures import Targets
 from distildet.training.settings import TermSettings
@@ -34,7 +34,7 @@ class Chooses(DistillationLoss):
     def __init__(self, found, *, looks=True):
         torch.nn.Module.__init__(self)
         self.found = found
-        self.preparation = Preparation(parts=PARTS, instances=100, every=1.0) if looks else None
+        self.preparation = Preparation(parts=PARTS, objects=100, every=1.0) if looks else None
 
     def chosen(self):
         return self.found
@@ -85,13 +85,13 @@ def images(tmp_path):
             origin="human",
         )
         samples.append(TrainingSample(sample=Sample(id=path.name, path=path), targets=targets))
-    draws = choose_objects(
+    draws = observed_draws(
         [Stream(name="s", samples=tuple(samples))],
-        [Preparation(parts=PARTS, instances=100, every=1.0)],
+        [Preparation(parts=PARTS, objects=100, every=1.0)],
         seed=0,
         stage="01-train",
     )
-    return ChosenImages(draws=draws, image_size=150, batch_size=2, workers=0)
+    return ObservedViews(draws=draws, image_size=150, batch_size=2, workers=0)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_pat
 
 
 def test_where_nothing_was_chosen_nothing_is_decoded_or_written(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(ChosenImages, "batches", None)
+    monkeypatch.setattr(ObservedViews, "batches", None)
 
     draw(terms_of(Chooses({})), images, tmp_path / "stage")
 

@@ -27,7 +27,7 @@ class KeepsMeans(DistillationLoss):
 
     def __init__(self, student, teacher, *, every=1.0):
         super().__init__(student, teacher)
-        self.preparation = Preparation(parts=NECK, instances=1, every=every)
+        self.preparation = Preparation(parts=NECK, objects=1, every=every)
         self.register_buffer("times", torch.zeros((), dtype=torch.int64))
         self.seen = None
         self.targets = []
