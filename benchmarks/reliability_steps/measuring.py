@@ -13,7 +13,7 @@ from distildet.data.workers import Batch
 from distildet.detectors.base import Detector
 from distildet.losses.base import Observation
 from distildet.losses.global_knowledge import GlobalKnowledge
-from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.structures import FEATURES_NECK, Targets
 from reliability_steps.spoiling import Half, Spoil
 
@@ -55,8 +55,8 @@ def fill(
     """
     one = next(iter(losses.values()))
     stream = Stream(name="labeled", samples=tuple(_samples(dataset, pair)))
-    images = ChosenImages(
-        draws=choose_objects([stream], [one.preparation], seed=seed, stage="reliability"),
+    images = ObservedViews(
+        draws=observed_draws([stream], [one.preparation], seed=seed, stage="reliability"),
         image_size=pair.student.spec.image_size,
         batch_size=BATCH_SIZE,
         workers=0,

@@ -79,14 +79,17 @@ class Preparation:
 
     Args:
         parts: That it reads of each detector's output, words of `distildet.structures.PARTS`.
-        instances: Objects of each class that it wants to look at, where there are so many, at least
-            1; beside a loss that wants more it is shown more.
+        objects: Of each class that it wants to look at, where there are so many, at least 1; beside
+            a loss that wants more, or smaller ones, it is shown more.
         every: Passes over the images of the stage after which it looks again, above 0; None: never.
+        least_side: What the shorter side of an object's box must exceed, as a share of the image's
+            shorter side, to be one of them; 0 for any object.
     """
 
     parts: frozenset[str]
-    instances: int
+    objects: int
     every: float | None
+    least_side: float = 0.0
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -95,7 +98,7 @@ class DistillationLoss(nn.Module, ABC):
     The keyword-only arguments of a subclass's constructor are its options in a recipe; each has a
     default. Projectors are submodules: they are trained with the student and never exported.
 
-    A loss with a `preparation` looks at a fixed choice of images before it is first computed, and
+    A loss with a `preparation` looks at a fixed choice of objects before it is first computed, and
     again while the student learns: `observe` takes from each network's output what it needs,
     `prepare` keeps what follows from that in buffers, which checkpoints hold.
 
@@ -169,7 +172,7 @@ class DistillationLoss(nn.Module, ABC):
         Args:
             output: Of one of the two, with the parts of `preparation`, without gradient.
             batch: Images as they are, whole and unchanged.
-            targets: One an image, batch frame, with the chosen objects alone.
+            targets: One an image, batch frame, with the objects that are observed alone.
         """
         raise NotImplementedError(f"{type(self).__name__} has no preparation.")
 

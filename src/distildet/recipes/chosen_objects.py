@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import torch
@@ -12,18 +13,31 @@ from torch import Tensor, nn
 
 from distildet import artefacts
 from distildet.ops.frames import to_image_frame
-from distildet.recipes.observed_images import ChosenImages
+from distildet.recipes.observed_images import ObservedViews
 from distildet.report.crops import crop_objects, draw_grid
 from distildet.training.terms import Term, term_names
 
 PROTOTYPES = "prototypes"
-_NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|]')
+_NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|\ud800-\udfff]')
 # What file systems take as the name of a file; a digest of this length tells long names apart.
 _LONGEST_NAME_BYTES = 255
 _DIGEST_LENGTH = 16
 
 
-def draw_chosen(terms: Iterable[nn.Module], images: ChosenImages, folder: Path) -> None:
+class _Object(NamedTuple):
+    """An image file, and the box of an object in the image frame."""
+
+    path: Path
+    box: Tensor
+
+
+def draw_chosen(
+    terms: Iterable[nn.Module],
+    images: ObservedViews,
+    folder: Path,
+    *,
+    between: Callable[[], None],
+) -> None:
     """Write a picture of each class with the objects that a loss chose, cut out of their images.
 
     The first loss that looks at images beforehand has the folder `prototypes`, the next one
@@ -33,6 +47,8 @@ def draw_chosen(terms: Iterable[nn.Module], images: ChosenImages, folder: Path) 
         terms: Of the stage, after its last step.
         images: What the losses looked at.
         folder: Of the stage.
+        between: Called after each batch that is looked at again and before each class; what it
+            raises ends the work, and leaves no folder half full.
 
     Raises:
         DataError: An image cannot be decoded.
@@ -55,61 +71,75 @@ def draw_chosen(terms: Iterable[nn.Module], images: ChosenImages, folder: Path) 
     }
     if not numbers:
         return
-    crops = _crops(_boxes(images, numbers))
+    objects = _objects(images, numbers, between)
     for name, by_class in chosen.items():
+        stems = file_stems(by_class)
         with artefacts.new_folder(folder / name) as made:
             for class_name, of_class in by_class.items():
-                drawing = draw_grid([crops[number] for number in of_class])
-                (made / f"{file_stem(class_name)}.png").write_bytes(drawing)
+                between()
+                drawing = _drawing([objects[number] for number in of_class])
+                (made / f"{stems[class_name]}.png").write_bytes(drawing)
 
 
-def file_stem(name: str) -> str:
-    """Return the name of a class as that of a file without suffix; no two have the same.
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """Return by class name that of a file without suffix; no two are the same, case aside.
 
-    Signs that some file systems do not take are written as in a URL. What is too long is cut.
+    Signs that some file systems do not take are written as in a URL. What is too long is cut, and
+    ends in a digest of the whole; as do names that differ from one before in case alone, which some
+    file systems take for the same.
 
     Args:
-        name: Of a class.
+        names: Of classes.
 
     Example:
-        >>> file_stem("cup/glass")
-        'cup%2Fglass'
+        >>> file_stems(["cup/glass", "Car", "car"])
+        {'cup/glass': 'cup%2Fglass', 'Car': 'Car', 'car': 'car-2b2961a431b23c90'}
     """
-    stem = _NOT_IN_FILE_NAMES.sub(lambda sign: quote(sign[0], safe=""), name)
-    encoded = stem.encode("utf-8", "surrogateescape")
+    stems: dict[str, str] = {}
+    folded: set[str] = set()
+    for name in names:
+        stems[name] = _file_stem(name, is_taken=name.casefold() in folded)
+        folded.add(name.casefold())
+    return stems
+
+
+def _file_stem(name: str, *, is_taken: bool) -> str:
+    stem = _NOT_IN_FILE_NAMES.sub(lambda sign: quote(sign[0], "", errors="surrogatepass"), name)
+    encoded = stem.encode()
     longest = _LONGEST_NAME_BYTES - len(".png")
-    if len(encoded) <= longest:
+    if len(encoded) <= longest and not is_taken:
         return stem
     digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST_LENGTH]
     # A letter that is cut in two is dropped, since it is none any more.
     return f"{encoded[: longest - _DIGEST_LENGTH - 1].decode('utf-8', 'ignore')}-{digest}"
 
 
-def _boxes(images: ChosenImages, numbers: set[int]) -> dict[Path, dict[int, Tensor]]:
-    """Return by image file the boxes of objects of these numbers, in the image frame."""
-    found: dict[Path, dict[int, Tensor]] = {}
-    for number, (path, box) in enumerate(_observed(images)):
-        if number in numbers:
-            found.setdefault(path, {})[number] = box
-    return found
+def _objects(
+    images: ObservedViews, numbers: set[int], between: Callable[[], None]
+) -> dict[int, _Object]:
+    """Return the objects of these numbers."""
+    observed = enumerate(_observed(images, between))
+    return {number: found for number, found in observed if number in numbers}
 
 
-def _observed(images: ChosenImages) -> Iterator[tuple[Path, Tensor]]:
-    """Yield file and box of every object, as losses are shown them: one too small is not seen."""
+def _observed(images: ObservedViews, between: Callable[[], None]) -> Iterator[_Object]:
+    """Yield every object, as losses are shown them: one too small is not seen."""
     draws = iter(images.draws)
     for batch, targets in images.batches(range(images.num_batches)):
         for place, target in enumerate(targets):
             path = next(draws).training_sample.sample.path
             for box in to_image_frame(target.boxes, batch, place):
-                yield path, box
+                yield _Object(path, box)
+        between()
 
 
-def _crops(boxes: Mapping[Path, Mapping[int, Tensor]]) -> dict[int, Image.Image]:
-    """Return the object of each number; an image file is decoded once for all of its own."""
-    return {
-        number: crop
-        for path, by_number in boxes.items()
-        for number, crop in zip(
-            by_number, crop_objects(path, torch.stack(list(by_number.values()))), strict=True
-        )
-    }
+def _drawing(objects: Sequence[_Object]) -> bytes:
+    """Return a PNG file with objects side by side; an image is decoded once for all of its own."""
+    places: dict[Path, list[int]] = {}
+    for place, found in enumerate(objects):
+        places.setdefault(found.path, []).append(place)
+    crops: dict[int, Image.Image] = {}
+    for path, of_path in places.items():
+        boxes = torch.stack([objects[place].box for place in of_path])  # [n 4]
+        crops |= zip(of_path, crop_objects(path, boxes), strict=True)
+    return draw_grid([crops[place] for place in range(len(objects))])

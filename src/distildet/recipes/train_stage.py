@@ -1,7 +1,7 @@
 """The train stage: streams of images with their targets train the student."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from distildet.recipes.chosen_objects import draw_chosen
 from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.kept_images import keep_decoded
 from distildet.recipes.label_stage import STORE, read_thresholds
-from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.recipes.run_context import RunContext
 from distildet.recipes.run_folder import STUDENT, is_done, write_done
 from distildet.recipes.schema import LabelStage, TrainStage
@@ -96,7 +96,7 @@ def run_train_stage(
     teacher = _teacher(context, stage, streams, folder, settings)
     task = _task(context, student, teacher, settings)
     tell_all(loss_remarks(task))
-    chosen = _chosen_images(context, stage, streams, task, settings)
+    observed = _observed_views(context, stage, streams, task, settings)
     trainer = Trainer(
         task,
         settings,
@@ -119,10 +119,10 @@ def run_train_stage(
         interruption=context.interruption,
         progress=lambda done, total, values: context.progress.advance(work, done, total, values),
         observed=None
-        if chosen is None
+        if observed is None
         else ObservedImages(
-            batches=chosen.batches,
-            num_batches=chosen.num_batches,
+            batches=observed.batches,
+            num_batches=observed.num_batches,
             steps_per_pass=max(len(stream.samples) / count for stream, count in streams),
             progress=partial(_advance, context, f"{work}: objects"),
             remark=lambda line: tell_all([line]),
@@ -141,7 +141,8 @@ def run_train_stage(
     }
     if isinstance(teacher, CachedTeacher):
         teacher.close()
-    on_first(lambda: _finish(result.detector, task, chosen, folder, noted))
+    between = context.interruption.raise_if_requested
+    on_first(lambda: _finish(result.detector, task, observed, folder, noted, between=between))
 
 
 def _advance(context: RunContext, work: str, done: int, total: int) -> None:
@@ -157,13 +158,15 @@ def _tell(context: RunContext, work: str, lines: Sequence[str]) -> None:
 def _finish(
     student: Detector,
     task: Task,
-    chosen: ChosenImages | None,
+    observed: ObservedViews | None,
     folder: Path,
     noted: Mapping[str, Any],
+    *,
+    between: Callable[[], None],
 ) -> None:
     save_detector(student, folder / STUDENT)
-    if chosen is not None:
-        draw_chosen(task.terms, chosen, folder)
+    if observed is not None:
+        draw_chosen(task.terms, observed, folder, between=between)
     write_done(folder, noted)
     remove_cache(folder)
 
@@ -177,26 +180,26 @@ def _task(
     return Task(student, teacher, build_terms(settings, student.spec, spec))
 
 
-def _chosen_images(
+def _observed_views(
     context: RunContext,
     stage: TrainStage,
     streams: Sequence[tuple[Stream, int]],
     task: Task,
     settings: TrainSettings,
-) -> ChosenImages | None:
+) -> ObservedViews | None:
     """Return the images that losses look at beforehand, if there are such losses."""
     preparations = [
         term.loss.preparation for term in task.preparing_terms if term.loss.preparation is not None
     ]
     if not preparations:
         return None
-    draws = choose_objects(
+    draws = observed_draws(
         [stream for stream, _ in streams],
         preparations,
         seed=settings.seed,
         stage=settings.stage,
     )
-    return ChosenImages(
+    return ObservedViews(
         draws=draws,
         image_size=context.recipe.data.image_size,
         batch_size=stage.batch_size // stage.accumulate,

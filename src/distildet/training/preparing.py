@@ -1,4 +1,4 @@
-"""Shows chosen images to the losses of a stage, before they are first computed and again later."""
+"""Shows images to the losses of a stage, before they are first computed and again later."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ class ObservedImages:
     """The images that losses look at beforehand, in batches that never change.
 
     Args:
-        batches: Gives the batches of these numbers, with the chosen objects as targets.
+        batches: Gives the batches of these numbers, with the observed objects as targets.
         num_batches: Of all processes together.
         steps_per_pass: Optimiser steps in which the stage goes through its images once.
         progress: Told finished and all batches of this process, for one of the networks; what it

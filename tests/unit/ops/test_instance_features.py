@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from distildet.ops import instance_features as module
 from distildet.ops.instance_features import instance_features
 
 # A stride of 8 does not divide the canvas: cells are 50 / 7 and 70 / 9 pixels.
@@ -101,3 +102,47 @@ def test_without_boxes_there_are_no_rows_but_a_graph():
 
     assert found.shape == (0, 3)
     assert not feature.grad.any()
+
+
+# Memory
+
+
+def with_gradient(feature, boxes, canvas):
+    """Return the features, the gradient of their weighted sum, and the largest tensor kept."""
+    given = feature.clone().requires_grad_()
+    sizes = []
+
+    def noted(kept):
+        sizes.append(kept.numel())
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(noted, lambda kept: kept):
+        found = instance_features(given, boxes, canvas)
+        (found * torch.arange(found.numel()).reshape(found.shape)).sum().backward()
+    return found.detach(), given.grad, max(sizes)
+
+
+@pytest.mark.parametrize("boxes", [BOXES, [[], BOXES[0], []]])
+def test_images_one_by_one_give_the_features_and_gradients_of_the_padded_batch(boxes, monkeypatch):
+    torch.manual_seed(0)
+    given = torch.randn(3, 2, *SHAPE), boxes_of(boxes), CANVAS
+    padded = with_gradient(*given)
+
+    monkeypatch.setattr(module, "MOST_WEIGHTS", 3 * 3 * 63 - 1)  # 3 images, 3 boxes, 63 cells
+    alone = with_gradient(*given)
+
+    torch.testing.assert_close(alone[0], padded[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(alone[1], padded[1], rtol=1e-6, atol=1e-6)
+    assert (padded[2], alone[2]) == (3 * 3 * 63, 3 * 63)
+
+
+def test_beside_a_full_image_on_a_fine_map_one_with_few_boxes_is_not_padded():
+    # 2 x 65 x 2^17 weights are above 2^24; without padding there are 65 x 2^17 of one image.
+    cells = 2**17
+    feature = torch.arange(512.0).expand(2, 1, 256, 512)  # value = column
+    box = torch.tensor([[8.0, 8.0, 25.0, 24.0]])  # middle at 16.5
+
+    found, _, largest = with_gradient(feature, [box.expand(65, 4), box], (256, 512))
+
+    torch.testing.assert_close(found, torch.full((66, 1), 16.0))
+    assert largest == 65 * cells

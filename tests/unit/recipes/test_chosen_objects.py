@@ -1,6 +1,8 @@
 """What losses chose can be looked at: a picture of each class, of the right objects."""
 
+import hashlib
 import os
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ from PIL import Image
 
 from distildet.data.dataset import Sample
 from distildet.data.loader import Stream, TrainingSample
+from distildet.errors import InterruptedRunError
 from distildet.losses.base import DistillationLoss, Needs, Preparation
 from distildet.recipes import chosen_objects
-from distildet.recipes.chosen_objects import draw_chosen, file_stem
-from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.recipes.chosen_objects import draw_chosen, file_stems
+from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.report.crops import GAP, SIDE
 from distildet.structures import Targets
 from distildet.training.settings import TermSettings
@@ -31,7 +34,7 @@ class Chooses(DistillationLoss):
     def __init__(self, found, *, looks=True):
         torch.nn.Module.__init__(self)
         self.found = found
-        self.preparation = Preparation(parts=PARTS, instances=100, every=1.0) if looks else None
+        self.preparation = Preparation(parts=PARTS, objects=100, every=1.0) if looks else None
 
     def chosen(self):
         return self.found
@@ -82,13 +85,13 @@ def images(tmp_path):
             origin="human",
         )
         samples.append(TrainingSample(sample=Sample(id=path.name, path=path), targets=targets))
-    draws = choose_objects(
+    draws = observed_draws(
         [Stream(name="s", samples=tuple(samples))],
-        [Preparation(parts=PARTS, instances=100, every=1.0)],
+        [Preparation(parts=PARTS, objects=100, every=1.0)],
         seed=0,
         stage="01-train",
     )
-    return ChosenImages(draws=draws, image_size=150, batch_size=2, workers=0)
+    return ObservedViews(draws=draws, image_size=150, batch_size=2, workers=0)
 
 
 @pytest.fixture
@@ -96,6 +99,10 @@ def colours(images):
     """The colours of the eight objects in the order in which they are shown."""
     order = [int(draw.training_sample.sample.id[0]) for draw in images.draws]
     return [colour(image, place) for image in order for place in range(2 - image % 2)]
+
+
+def draw(terms, images, folder, between=lambda: None):
+    draw_chosen(terms, images, folder, between=between)
 
 
 def cells(path):
@@ -108,7 +115,7 @@ def cells(path):
 
 
 def test_every_object_is_cut_out_of_its_own_image_at_full_size(images, colours, tmp_path):
-    draw_chosen(terms_of(Chooses({"all": range(8)})), images, tmp_path / "stage")
+    draw(terms_of(Chooses({"all": range(8)})), images, tmp_path / "stage")
 
     assert cells(tmp_path / "stage" / "prototypes" / "all.png") == [{one} for one in colours]
 
@@ -116,7 +123,7 @@ def test_every_object_is_cut_out_of_its_own_image_at_full_size(images, colours, 
 def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, tmp_path):
     found = {"cup": [5, 0, 3], "car/bus": [7], "both": [3, 7]}
 
-    draw_chosen(terms_of(Chooses(found)), images, tmp_path)
+    draw(terms_of(Chooses(found)), images, tmp_path)
 
     assert {path.stem: cells(path) for path in (tmp_path / "prototypes").iterdir()} == {
         "cup": [{colours[5]}, {colours[0]}, {colours[3]}],
@@ -128,7 +135,7 @@ def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, 
 def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_path):
     losses = Chooses({"a": [0]}), Chooses({}, looks=False), Chooses({}), Chooses({"a": [1]})
 
-    draw_chosen(terms_of(*losses), images, tmp_path / "stage")
+    draw(terms_of(*losses), images, tmp_path / "stage")
 
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [
         "prototypes",
@@ -138,14 +145,14 @@ def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_pat
 
 
 def test_where_nothing_was_chosen_nothing_is_decoded_or_written(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(ChosenImages, "batches", None)
+    monkeypatch.setattr(ObservedViews, "batches", None)
 
-    draw_chosen(terms_of(Chooses({})), images, tmp_path / "stage")
+    draw(terms_of(Chooses({})), images, tmp_path / "stage")
 
     assert not (tmp_path / "stage").exists()
 
 
-def test_of_the_files_only_those_with_a_chosen_object_are_decoded_again_and_once(
+def test_of_the_files_only_those_with_an_object_of_a_class_are_decoded_again_and_once_for_it(
     images, tmp_path, monkeypatch
 ):
     decoded = []
@@ -158,16 +165,57 @@ def test_of_the_files_only_those_with_a_chosen_object_are_decoded_again_and_once
     monkeypatch.setattr(chosen_objects, "crop_objects", noted)
     numbers = range(2 - int(images.draws[0].training_sample.sample.id[0]) % 2)
 
-    draw_chosen(terms_of(Chooses({"a": numbers, "b": numbers})), images, tmp_path)
+    draw(terms_of(Chooses({"a": numbers, "b": [0]})), images, tmp_path)
 
-    assert decoded == [(images.draws[0].training_sample.sample.id, len(numbers))]
+    name = images.draws[0].training_sample.sample.id
+    assert decoded == [(name, len(numbers)), (name, 1)]
+
+
+def test_only_the_crops_of_one_class_are_held_at_a_time(images, tmp_path, monkeypatch):
+    held, counts = WeakValueDictionary(), []
+    crop_objects, draw_grid = chosen_objects.crop_objects, chosen_objects.draw_grid
+
+    def noted_crops(path, boxes):
+        crops = crop_objects(path, boxes)
+        held.update({id(crop): crop for crop in crops})
+        return crops
+
+    def noted_grid(crops):
+        counts.append(len(held))
+        return draw_grid(crops)
+
+    monkeypatch.setattr(chosen_objects, "crop_objects", noted_crops)
+    monkeypatch.setattr(chosen_objects, "draw_grid", noted_grid)
+
+    draw(terms_of(Chooses({"a": [0, 1, 2], "b": [3], "c": [4, 5]})), images, tmp_path)
+
+    assert counts == [3, 1, 2]
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_between_batches_and_classes_it_may_be_stopped_and_leaves_no_half_folder(
+    images, tmp_path, call
+):
+    # Three batches, then two classes.
+    calls = []
+
+    def stop():
+        calls.append(sorted(path.stem for path in (tmp_path / "stage").rglob("*.png")))
+        if len(calls) == call:
+            raise InterruptedRunError("stop", exit_code=143)
+
+    with pytest.raises(InterruptedRunError, match="stop"):
+        draw(terms_of(Chooses({"a": [0], "b": [7]})), images, tmp_path / "stage", stop)
+
+    assert calls == [[], [], [], [], ["a"]][:call]
+    assert not list((tmp_path / "stage").rglob("*"))
 
 
 def test_a_rerun_replaces_the_pictures_by_the_same(images, tmp_path):
     terms = terms_of(Chooses({"a": [0, 1]}))
 
     def written():
-        draw_chosen(terms, images, tmp_path)
+        draw(terms, images, tmp_path)
         return {path.name: path.read_bytes() for path in (tmp_path / "prototypes").iterdir()}
 
     assert written() == written()
@@ -186,12 +234,14 @@ def test_a_rerun_replaces_the_pictures_by_the_same(images, tmp_path):
         ("a%2Fb", "a%252Fb"),
         ("a\0\nb", "a%00%0Ab"),
         ('<a:"b|c?*\\>', "%3Ca%3A%22b%7Cc%3F%2A%5C%3E"),
+        ("a\ud800", "a%ED%A0%80"),  # half of a surrogate pair, U+D800
+        ("\udcff", "%ED%B3%BF"),
     ],
 )
 def test_a_class_name_becomes_a_file_name(name, stem, tmp_path):
-    (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+    (tmp_path / f"{file_stems([name])[name]}.png").write_bytes(b"")
 
-    assert file_stem(name) == stem
+    assert file_stems([name]) == {name: stem}
     assert [path.name for path in tmp_path.iterdir()] == [f"{stem}.png"]
 
 
@@ -199,9 +249,36 @@ def test_a_class_name_becomes_a_file_name(name, stem, tmp_path):
 def test_long_class_names_stay_apart_and_can_be_written(sign, tmp_path):
     names = [sign * 251, sign * 252, sign * 300, sign * 300 + "x"]
 
-    for name in names:
-        (tmp_path / f"{file_stem(name)}.png").write_bytes(b"")
+    for stem in file_stems(names).values():
+        (tmp_path / f"{stem}.png").write_bytes(b"")
 
     files = [os.fsencode(path.name) for path in tmp_path.iterdir()]
     assert len(files) == 4
     assert max(map(len, files)) <= 255
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["Car", "car", "CAR"], ["straße", "STRASSE"], ["a" * 300, "A" * 300], ["É/x", "é/X"]],
+)
+def test_names_that_differ_in_case_alone_stay_apart_where_file_systems_fold_it(names):
+    stems = file_stems(names)
+
+    assert len({stem.casefold() for stem in stems.values()}) == len(names)
+    assert all(len(f"{stem}.png".encode()) <= 255 for stem in stems.values())
+
+
+def test_only_the_second_of_names_that_differ_in_case_alone_gets_a_digest():
+    stems = file_stems(["Car", "bus", "car"])
+
+    digest = hashlib.sha256(b"car").hexdigest()[:16]
+    assert stems == {"Car": "Car", "bus": "bus", "car": f"car-{digest}"}
+
+
+def test_classes_whose_names_no_file_system_takes_as_they_are_have_their_pictures(
+    images, colours, tmp_path
+):
+    draw(terms_of(Chooses({"Car": [0], "car": [1], "\ud800": [2]})), images, tmp_path)
+
+    found = {path.name.casefold(): cells(path) for path in (tmp_path / "prototypes").iterdir()}
+    assert sorted(found.values(), key=str) == sorted(([{one}] for one in colours[:3]), key=str)

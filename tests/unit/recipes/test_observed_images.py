@@ -12,7 +12,9 @@ from distildet.data.dataset import Sample
 from distildet.data.loader import Stream, TrainingSample
 from distildet.errors import DataError
 from distildet.losses.base import Preparation
-from distildet.recipes.observed_images import ChosenImages, choose_objects
+from distildet.ops.processes import rank
+from distildet.recipes import observed_images
+from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.structures import Targets
 
 IDS = [f"{letter}.png" for letter in "abcdefgh"]
@@ -34,8 +36,10 @@ def make_sample(folder, name, labels, origin="human"):
     return TrainingSample(sample=Sample(id=name, path=folder / name), targets=targets)
 
 
-def preparation(instances):
-    return Preparation(parts=frozenset({"features.neck"}), instances=instances, every=1.0)
+def preparation(objects, least_side=0.0):
+    return Preparation(
+        parts=frozenset({"features.neck"}), objects=objects, every=1.0, least_side=least_side
+    )
 
 
 @pytest.fixture
@@ -47,18 +51,18 @@ def samples(tmp_path):
 def choose(samples):
     """Choose from all samples, or from some streams."""
 
-    def run(*streams, instances=3, seed=0, stage="01-train"):
+    def run(*streams, objects=3, seed=0, stage="01-train"):
         named = [
             Stream(name=f"s{place}", samples=tuple(of_stream))
             for place, of_stream in enumerate(streams or [samples])
         ]
-        return choose_objects(named, [preparation(instances)], seed=seed, stage=stage)
+        return observed_draws(named, [preparation(objects)], seed=seed, stage=stage)
 
     return run
 
 
 def described(draws):
-    """Return by image the classes and left sides of its chosen objects."""
+    """Return by image the classes and left sides of its observed objects."""
     return [
         (
             draw.training_sample.sample.id,
@@ -70,7 +74,7 @@ def described(draws):
 
 
 @pytest.mark.parametrize(
-    ("instances", "counts"),
+    ("objects", "counts"),
     [
         (1, {0: 1, 1: 1, 2: 1}),
         (3, {0: 3, 1: 3, 2: 1}),
@@ -79,17 +83,17 @@ def described(draws):
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_as_many_objects_of_each_class_are_chosen_as_are_wanted_or_there(
-    choose, instances, counts, seed
+def test_as_many_objects_of_each_class_are_observed_as_are_wanted_or_there(
+    choose, objects, counts, seed
 ):
-    draws = choose(instances=instances, seed=seed)
+    draws = choose(objects=objects, seed=seed)
 
-    chosen = [label for _, labels, _ in described(draws) for label in labels]
-    assert Counter(chosen) == counts
+    observed = [label for _, labels, _ in described(draws) for label in labels]
+    assert Counter(observed) == counts
 
 
-def test_what_is_chosen_are_the_first_objects_of_each_class_in_the_order_of_the_images(choose):
-    everything = described(choose(instances=100, seed=4))
+def test_what_is_observed_are_the_first_objects_of_each_class_in_the_order_of_the_images(choose):
+    everything = described(choose(objects=100, seed=4))
 
     counts, expected = Counter(), []
     for name, labels, lefts in everything:
@@ -100,14 +104,14 @@ def test_what_is_chosen_are_the_first_objects_of_each_class_in_the_order_of_the_
                 kept.append((label, left))
         if kept:
             expected.append((name, [label for label, _ in kept], [left for _, left in kept]))
-    assert described(choose(instances=2, seed=4)) == expected
+    assert described(choose(objects=2, seed=4)) == expected
     assert len(expected) < len(everything)
 
 
 def test_boxes_labels_and_weights_are_reduced_together_and_all_else_stays(choose, samples):
     of_image = {one.sample.id: one.targets for one in samples}
 
-    for draw in choose(instances=2):
+    for draw in choose(objects=2):
         found, whole = draw.training_sample.targets, of_image[draw.training_sample.sample.id]
         places = found.boxes[:, 0].long()  # the i-th object begins at i
         torch.testing.assert_close(found.boxes, whole.boxes[places], rtol=0, atol=0)
@@ -132,7 +136,7 @@ def test_an_image_of_two_streams_comes_once_with_the_targets_of_the_first(
 ):
     others = [make_sample(tmp_path, name, [2], "teacher") for name in IDS]
 
-    draws = choose(samples[:4], others, instances=100)
+    draws = choose(samples[:4], others, objects=100)
 
     by_id = {draw.training_sample.sample.id: draw for draw in draws}
     assert len(draws) == len(by_id) == 7  # the fourth has no object in the first stream
@@ -152,6 +156,111 @@ def test_streams_without_any_object_give_one_image_so_that_losses_see_something(
     assert described(draws) == [("d.png", [], [])]
 
 
+# Objects that are too small
+
+
+@pytest.fixture
+def choose_large(tmp_path):
+    """Choose from images of 100 x 80 or 80 x 100 pixels by the objects' (width, height)."""
+
+    def run(sizes_by_image, *preparations, seed=0):
+        samples = []
+        for place, sizes in enumerate(sizes_by_image):
+            sample = make_sample(tmp_path, f"{place:02}.png", [0] * len(sizes))
+            boxes = torch.tensor([(5.0, 5.0, 5 + w, 5 + h) for w, h in sizes]).reshape(-1, 4)
+            if not sample.sample.path.exists():
+                Image.new("L", (100, 80) if place % 2 else (80, 100)).save(sample.sample.path)
+            samples.append(replace(sample, targets=replace(sample.targets, boxes=boxes)))
+        stream = Stream(name="s", samples=tuple(samples))
+        return observed_draws([stream], preparations, seed=seed, stage="01-train")
+
+    return run
+
+
+def sides(draws):
+    """Return (width, height) of all observed objects."""
+    boxes = torch.cat([draw.training_sample.targets.boxes for draw in draws])
+    return [tuple(size) for size in (boxes[:, 2:] - boxes[:, :2]).tolist()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_objects_that_are_too_small_do_not_take_the_places_of_large_ones(choose_large, seed):
+    small, large = (30.0, 7.0), (20.0, 30.0)  # a tenth of the image's shorter side is 8
+    images = [[small, small], [small, large]] * 6
+
+    found = choose_large(images, preparation(4, least_side=0.1), seed=seed)
+
+    assert sides(found) == [large] * 4
+    assert sides(choose_large(images, preparation(100, least_side=0.1), seed=seed)) == [large] * 6
+
+
+def test_the_shorter_side_must_be_larger_than_the_least_and_not_as_large(choose_large):
+    # 30 / 800 of 80 pixels are 3, however the image is turned.
+    images = [[(3.0, 50.0), (50.0, 3.0), (3.01, 50.0), (50.0, 3.01)]] * 2
+
+    found = choose_large(images, preparation(100, least_side=30 / 800))
+
+    assert [min(size) for size in sides(found)] == pytest.approx([3.01] * 4, abs=1e-4)
+
+
+@pytest.mark.parametrize("losses", [[(2, 0.5), (3, 0.1)], [(3, 0.1), (2, 0.5)]])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_loss_gets_as_many_objects_as_are_large_enough_for_it(choose_large, losses, seed):
+    small, large = (20.0, 20.0), (60.0, 60.0)  # of 80: a quarter, three quarters
+    images = [[small]] * 9 + [[large]] * 2
+
+    asked = [preparation(count, least_side=least) for count, least in losses]
+    found = Counter(sides(choose_large(images, *asked, seed=seed)))
+
+    # Large ones count for both; at most three small ones may have come before them.
+    assert found[large] == 2
+    assert 1 <= found[small] <= 3
+
+
+def test_without_an_object_that_is_large_enough_there_is_one_image_and_no_object(choose_large):
+    found = choose_large([[(7.0, 7.0)]] * 3, preparation(4, least_side=0.1))
+
+    assert len(found) == 1
+    assert sides(found) == []
+
+
+def test_headers_are_read_only_of_images_with_objects_and_while_more_are_wanted(
+    choose_large, tmp_path
+):
+    size = (20.0, 20.0)
+    images = [[size], [], [size], [size]]
+    *_, last = choose_large(images, preparation(100, least_side=0.1))
+    path_of_last = last.training_sample.sample.path
+    for path in (tmp_path / "01.png", path_of_last):
+        path.write_bytes(b"")
+
+    found = choose_large(images, preparation(2, least_side=0.1))
+
+    assert len(found) == 2
+    assert sides(choose_large(images, preparation(100))) == [size] * 3
+    with pytest.raises(DataError, match=rf"{path_of_last.name}: the file is empty"):
+        choose_large(images, preparation(3, least_side=0.1))
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_headers_are_read_by_the_first_process_for_all(
+    in_processes, choose_large, monkeypatch, broken
+):
+    def unreadable(path):
+        raise DataError(f"{path.name}: unreadable")
+
+    def found():
+        if rank() == broken:
+            monkeypatch.setattr(observed_images, "probe_size", unreadable)
+        try:
+            return sides(choose_large([[(20.0, 20.0)]], preparation(1, least_side=0.1)))
+        except DataError as error:
+            return str(error)
+
+    expected = "00.png: unreadable" if broken == 0 else [(20.0, 20.0)]
+    assert in_processes(found) == [expected, expected]
+
+
 # Batches
 
 
@@ -163,10 +272,10 @@ def images(samples):
         size = (20, 30, 3) if place % 2 else (40, 40, 3)
         pixels = generator.integers(0, 256, size, dtype=np.uint8)
         Image.fromarray(pixels).save(one.sample.path)
-    draws = choose_objects(
+    draws = observed_draws(
         [Stream(name="s", samples=tuple(samples))], [preparation(100)], seed=0, stage="01-train"
     )
-    return ChosenImages(draws=draws, image_size=40, batch_size=3, workers=0)
+    return ObservedViews(draws=draws, image_size=40, batch_size=3, workers=0)
 
 
 def test_batches_have_the_images_in_order_and_the_last_one_the_rest(images):
@@ -202,7 +311,7 @@ def test_images_come_whole_and_unchanged(images):
     assert {tuple(pixels.shape[1:]) for pixels, _ in shown.values()} == {(40, 40), (27, 40)}
 
 
-def test_targets_are_the_chosen_objects_in_the_batch_frame(images):
+def test_targets_are_the_observed_objects_in_the_batch_frame(images):
     found = [
         (batch.image_to_batch[place], target)
         for batch, targets in images.batches(range(images.num_batches))
@@ -210,10 +319,10 @@ def test_targets_are_the_chosen_objects_in_the_batch_frame(images):
     ]
 
     for draw, (matrix, target) in zip(images.draws, found, strict=True):
-        chosen = draw.training_sample.targets
+        observed = draw.training_sample.targets
         factors = torch.stack([matrix[0, 0], matrix[1, 1]] * 2).float()
-        torch.testing.assert_close(target.boxes, chosen.boxes * factors)
-        assert target.labels.tolist() == chosen.labels.tolist()
+        torch.testing.assert_close(target.boxes, observed.boxes * factors)
+        assert target.labels.tolist() == observed.labels.tolist()
 
 
 def test_batches_never_change_whichever_are_asked_for_and_however_many_decode(images):

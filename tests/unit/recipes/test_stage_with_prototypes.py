@@ -1,6 +1,7 @@
 """A stage whose loss chooses prototypes leaves pictures of them, whatever interrupts it."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector, save_detector
-from distildet.recipes import train_stage
+from distildet.errors import InterruptedRunError
+from distildet.recipes import chosen_objects, train_stage
 from distildet.recipes.load import load_recipe
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import load_run_data
@@ -152,7 +154,7 @@ def test_the_pictures_show_as_many_prototypes_of_each_class_as_the_checkpoint_ha
 def test_a_stage_killed_before_it_was_done_has_the_pictures_of_one_left_in_peace(
     train, monkeypatch, tmp_path
 ):
-    def kill(*_):
+    def kill(*_, **__):
         raise KeyboardInterrupt
 
     whole = pictures(train("whole"))
@@ -168,6 +170,28 @@ def test_a_stage_killed_before_it_was_done_has_the_pictures_of_one_left_in_peace
     assert (killed / "DONE").exists()
     assert pictures(killed) == whole
     assert (killed / "metrics.jsonl").read_bytes() == records
+
+
+def test_a_signal_between_two_pictures_ends_the_run_and_a_rerun_draws_them(
+    train, context, monkeypatch, tmp_path
+):
+    whole = pictures(train("whole"))
+    stage = tmp_path / "stopped" / "01-train"
+    draw_grid = chosen_objects.draw_grid
+
+    def signalled(crops):
+        context.interruption.request(signal.SIGTERM, None)
+        return draw_grid(crops)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chosen_objects, "draw_grid", signalled)
+        with pytest.raises(InterruptedRunError, match="Stopped by SIGTERM"):
+            train("stopped")
+    left = [(stage / name).exists() for name in ("student", "prototypes", "DONE")]
+    context.interruption.signal = None
+
+    assert left == [True, False, False]
+    assert pictures(train("stopped")) == whole
 
 
 def test_several_processes_leave_the_pictures_of_one(in_processes, train):

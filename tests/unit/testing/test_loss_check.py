@@ -40,7 +40,7 @@ class LooksBeforehand(Sound):
 
     def __init__(self, student, teacher):
         super().__init__(student, teacher)
-        self.preparation = Preparation(parts=NECK.student, instances=1, every=None)
+        self.preparation = Preparation(parts=NECK.student, objects=1, every=None)
         self.register_buffer("square", torch.tensor(torch.nan))
 
     def observe(self, output, batch, targets):

@@ -149,7 +149,10 @@ class GlobalKnowledge(DistillationLoss):
         # Finest first, however they are listed: objects are seen on levels by their size.
         self.levels = tuple(level for level in own if level in asked)
         self.preparation = Preparation(
-            parts=frozenset({FEATURES_NECK}), instances=instances, every=refresh
+            parts=frozenset({FEATURES_NECK}),
+            objects=instances,
+            every=refresh,
+            least_side=LEAST_SIDE,
         )
         self.class_names = tuple(student.classes)
         self.remarks_on_pair: tuple[str, ...] = ()
@@ -183,6 +186,8 @@ class GlobalKnowledge(DistillationLoss):
         return {
             **{level: object_features(output, level, batch, boxes) for level in self.levels},
             "labels": torch.cat([target.labels for target in targets]),
+            # Again, though asked for: in a view, whose sides are whole pixels, what was just large
+            # enough may not be, and another loss may want smaller objects.
             "counts": relative_sides(batch, boxes).amin(1) > LEAST_SIDE,
         }
 

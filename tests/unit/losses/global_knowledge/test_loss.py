@@ -258,7 +258,8 @@ def test_another_loss_with_the_state_of_a_prepared_one_has_its_value(
 def test_it_looks_at_neck_maps_as_often_and_at_as_many_instances_as_told(pair_of):
     asked = GlobalKnowledge(*pair_of("P3"), refresh=0.5, instances=7).preparation
 
-    assert (asked.parts, asked.instances, asked.every) == ({"features.neck"}, 7, 0.5)
+    assert (asked.parts, asked.objects, asked.every) == ({"features.neck"}, 7, 0.5)
+    assert asked.least_side == 30 / 800
 
 
 # With predictions
