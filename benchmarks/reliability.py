@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from marked_page import write_tables
 from reliability_steps.counting import counted
 from reliability_steps.measuring import (
     CLEAR,
@@ -39,7 +40,6 @@ from distildet.recipes.run_data import with_classes
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "shared" / "data" / "fod"
 PAGE = HERE.parent / "docs" / "benchmarks" / "reliability.md"
-START, END = "<!-- table -->", "<!-- end of table -->"
 
 GOAL = 0.7
 STRENGTH_OF_GOAL = "blur 0.1"
@@ -63,7 +63,7 @@ def main() -> int:
         raise SystemExit(f"reliability.py: {error}") from None
     artefacts.write_json(arguments.result, document)
     print("\n".join(tables(document)))
-    _write_tables(arguments.page, tables(document))
+    write_tables(arguments.page, tables(document))
     artefacts.write_text(arguments.page.with_suffix(".svg"), figure(document))
     return 0 if all(document["met"].values()) else 1
 
@@ -167,15 +167,6 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--page", type=Path, default=PAGE, help="page with marks for the tables")
     return parser.parse_args()
-
-
-def _write_tables(page: Path, lines: list[str]) -> None:
-    """Put the tables between the two marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise SystemExit(f"{page}: has no place for the tables. Put {START} and {END} there.")
-    artefacts.write_text(page, "\n".join([f"{before}{START}", "", *lines, "", f"{END}{after}"]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torchvision
+from marked_page import write_tables
 from speed_rows.adaptive import adaptive
 from speed_rows.caching import caching
 from speed_rows.evaluation import evaluation
@@ -36,7 +37,6 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed"
 PAGE = HERE.parent / "docs" / "benchmarks" / "speed.md"
 PHOTOGRAPHS = HERE.parents[1] / "shared" / "data" / "voc" / "images"
-START, END = "<!-- table -->", "<!-- end of table -->"
 
 MEASUREMENTS: Mapping[str, Callable[[Settings], list[Row]]] = {
     "supervised-step": supervised_step,
@@ -63,7 +63,7 @@ def main() -> int:
     if arguments.result is not None:
         document = _with(arguments.result, measured)
         artefacts.write_json(arguments.result, document)
-        _write_tables(arguments.page, tables(document))
+        write_tables(arguments.page, tables(document))
     rows = [row for measurement in measured for row in measurement["rows"]]
     is_missed = any(row["is_met"] is False for row in rows)
     return 1 if is_missed and not arguments.quick else 0
@@ -149,15 +149,6 @@ def _with(path: Path, measured: list[dict[str, Any]]) -> dict[str, Any]:
     kept = [one for one in kept if (one["name"], one["machine"]["threads"]) not in places]
     order = list(MEASUREMENTS)
     return {"measurements": sorted([*kept, *measured], key=lambda one: order.index(one["name"]))}
-
-
-def _write_tables(page: Path, lines: list[str]) -> None:
-    """Put the tables between the two marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise SystemExit(f"{page}: has no place for the tables. Put {START} and {END} there.")
-    artefacts.write_text(page, "\n".join([f"{before}{START}", "", *lines, "", f"{END}{after}"]))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,11 @@ class Targets:
     known_classes: Tensor
     origin: Origin
 
+    @property
+    def human_ignore(self) -> Tensor:
+        """The regions to ignore [m 4] where a human drew the boxes; none where a teacher did."""
+        return self.ignore if self.origin == "human" else self.ignore[:0]
+
 
 def move_targets(targets: Sequence[Targets], device: torch.device) -> list[Targets]:
     """Return targets with every tensor on a device, sent together.

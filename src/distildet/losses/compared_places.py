@@ -74,8 +74,8 @@ def _counts(boxes: Tensor, ends: Tensor, targets: Sequence[Targets]) -> Tensor:
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2  # [n 2], x and y
     counts = (centers >= 0).all(1) & (centers < ends[:, None]).all(2)
     for index, target in enumerate(targets):
-        if target.origin == "human" and len(target.ignore):
-            counts[index] &= ~_lie_inside(centers, target.ignore)
+        if len(target.human_ignore):
+            counts[index] &= ~_lie_inside(centers, target.human_ignore)
     return counts
 
 

@@ -159,7 +159,7 @@ def _foreground_and_background(
     """
     canvas, shape = batch.canvas, (shown.shape[2], shown.shape[3])
     boxes = [target.boxes for target in targets]
-    left_open = [target.ignore[: None if target.origin == "human" else 0] for target in targets]
+    left_open = [target.human_ignore for target in targets]
     is_object = inside_boxes(boxes, canvas=canvas, shape=shape)
     is_open = inside_boxes(left_open, canvas=canvas, shape=shape)
     return shown * torch.cat([is_object, ~(is_object | is_open)], 1)

@@ -16,8 +16,9 @@ def instance_features(feature: Tensor, boxes: Sequence[Tensor], canvas: tuple[in
     """Return the mean of a feature map over each box: RoIAlign of 7 x 7 cells, averaged.
 
     The average over all points is a sum over cells whose weight is a factor of its row times one of
-    its column, so that a product of matrices gives it. On a CPU that takes a fifth of the time of
-    torchvision's `roi_align` and its backward pass, and no order of additions is left to chance.
+    its column, so that a product of matrices gives it. On a CPU that took a fifth of the time of
+    torchvision's `roi_align` and its backward pass (measured once), and no order of additions is
+    left to chance.
 
     The backward pass keeps the weight of each cell in each box: 4 b n h w bytes with n boxes in the
     fullest image, since images are padded to it; where these are more than `MOST_WEIGHTS` weights,

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from distildet import artefacts
 from distildet.ops.frames import to_image_frame
@@ -32,7 +32,7 @@ class _Object(NamedTuple):
 
 
 def draw_chosen(
-    terms: Iterable[nn.Module],
+    terms: Sequence[Term],
     images: ObservedViews,
     folder: Path,
     *,
@@ -44,7 +44,7 @@ def draw_chosen(
     `prototypes-2`, and so on; one that chose nothing has none. A rerun writes the same again.
 
     Args:
-        terms: Of the stage, after its last step.
+        terms: Those of the stage whose losses looked at images, after its last step.
         images: What the losses looked at.
         folder: Of the stage.
         between: Called after each batch that is looked at again and before each class; what it
@@ -54,13 +54,10 @@ def draw_chosen(
         DataError: An image cannot be decoded.
         ResourceError: The disk is full, or a worker process died.
     """
-    preparing = [
-        term for term in terms if isinstance(term, Term) and term.loss.preparation is not None
-    ]
-    names = term_names([PROTOTYPES] * len(preparing))
+    names = term_names([PROTOTYPES] * len(terms))
     chosen = {
         name: found
-        for name, term in zip(names, preparing, strict=True)
+        for name, term in zip(names, terms, strict=True)
         if (found := term.loss.chosen())
     }
     numbers = {

@@ -166,7 +166,7 @@ def _finish(
 ) -> None:
     save_detector(student, folder / STUDENT)
     if observed is not None:
-        draw_chosen(task.terms, observed, folder, between=between)
+        draw_chosen(task.preparing_terms, observed, folder, between=between)
     write_done(folder, noted)
     remove_cache(folder)
 

@@ -31,10 +31,10 @@ class Chooses(DistillationLoss):
 
     needs = Needs(student=PARTS, teacher=PARTS)
 
-    def __init__(self, found, *, looks=True):
+    def __init__(self, found):
         torch.nn.Module.__init__(self)
         self.found = found
-        self.preparation = Preparation(parts=PARTS, objects=100, every=1.0) if looks else None
+        self.preparation = Preparation(parts=PARTS, objects=100, every=1.0)
 
     def chosen(self):
         return self.found
@@ -133,7 +133,7 @@ def test_each_class_has_its_picture_in_the_order_of_the_choice(images, colours, 
 
 
 def test_each_loss_that_looks_beforehand_has_its_folder(images, colours, tmp_path):
-    losses = Chooses({"a": [0]}), Chooses({}, looks=False), Chooses({}), Chooses({"a": [1]})
+    losses = Chooses({"a": [0]}), Chooses({}), Chooses({"a": [1]})
 
     draw(terms_of(*losses), images, tmp_path / "stage")
 

@@ -170,6 +170,15 @@ def test_only_what_a_pass_may_change_is_copied(distilling, batch_of):
     assert task.buffer_values() == []
 
 
+def test_only_terms_whose_losses_look_beforehand_are_prepared(distilling, preparing):
+    looking, other = preparing(), distilling()
+
+    both = Task(looking.student, looking.teacher, [*other.terms, *looking.terms])
+
+    assert both.preparing_terms == [*looking.terms]
+    assert other.preparing_terms == []
+
+
 def test_what_a_loss_has_prepared_is_not_copied(preparing, batch_of):
     task = preparing().train()
     task.student.freeze_batch_norm()

@@ -113,9 +113,7 @@ class ReliableFeatures(nn.Module):
             inside = painted(boxes, values, canvas=canvas, shape=shape, seen=seen)
             weighted.append((shown * inside, foreground))
         if background > 0:
-            ignored = [
-                target.ignore[: None if target.origin == "human" else 0] for target in targets
-            ]
+            ignored = [target.human_ignore for target in targets]
             covered = inside_boxes(boxes, canvas=canvas, shape=shape, seen=seen)
             covered |= inside_boxes(ignored, canvas=canvas, shape=shape)
             weighted.append((shown * ~covered, background))
