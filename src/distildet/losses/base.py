@@ -79,17 +79,22 @@ class Preparation:
 
     Args:
         parts: That it reads of each detector's output, words of `distildet.structures.PARTS`.
-        objects: Of each class that it wants to look at, where there are so many, at least 1; beside
-            a loss that wants more, or smaller ones, it is shown more.
         every: Passes over the images of the stage after which it looks again, above 0; None: never.
+        times: How often it looks at most, at least 1; None: as often as `every` says.
+        objects: Of each class that it wants to look at, where there are so many; beside a loss that
+            wants more, or smaller ones, it is shown more.
         least_side: What the shorter side of an object's box must exceed, as a share of the image's
             shorter side, to be one of them; 0 for any object.
+        images: That it wants to look at, where there are so many, whatever is in them; beside a
+            loss that wants more, or objects, it is shown more.
     """
 
     parts: frozenset[str]
-    objects: int
     every: float | None
+    times: int | None = None
+    objects: int = 0
     least_side: float = 0.0
+    images: int = 0
 
 
 class DistillationLoss(nn.Module, ABC):
@@ -98,9 +103,10 @@ class DistillationLoss(nn.Module, ABC):
     The keyword-only arguments of a subclass's constructor are its options in a recipe; each has a
     default. Projectors are submodules: they are trained with the student and never exported.
 
-    A loss with a `preparation` looks at a fixed choice of objects before it is first computed, and
+    A loss with a `preparation` looks at a fixed choice of images before it is first computed, and
     again while the student learns: `observe` takes from each network's output what it needs,
-    `prepare` keeps what follows from that in buffers, which checkpoints hold.
+    `prepare` keeps what follows from that in buffers, which checkpoints hold. After each step
+    `learn` may change buffers too.
 
     Class attributes:
         needs: The parts that `forward` reads; of an object those that it reads of its pair.
@@ -109,6 +115,8 @@ class DistillationLoss(nn.Module, ABC):
         counts_over_batch: Whether it calls `distildet.ops.reduce.batch_total`, that is, whether
             it is more than a mean over images.
         preparation: What it looks at beforehand; None: nothing.
+        figures: Names of what `forward` returns beside the parts of the loss: told in the log of
+            the stage, not minimised.
         remarks: Lines for the user about what it does with this pair and its options, and, once it
             is prepared, with what it has seen.
 
@@ -124,6 +132,7 @@ class DistillationLoss(nn.Module, ABC):
     is_zero_at_equality: bool = False
     counts_over_batch: ClassVar[bool] = True
     preparation: Preparation | None = None
+    figures: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
 
     def __init__(self, student: DetectorSpec, teacher: DetectorSpec) -> None:
@@ -137,9 +146,9 @@ class DistillationLoss(nn.Module, ABC):
         student: DetectorSpec,  # noqa: ARG003 - a loss for several kinds of heads asks
         teacher: DetectorSpec,  # noqa: ARG003 - likewise
     ) -> Needs:
-        """Return the parts that `forward` reads of a pair, whatever the options.
+        """Return the parts that `forward` reads of a pair, with the options left as they are.
 
-        That is `needs` where every pair is alike. An object may need more with its options.
+        That is `needs` where every pair is alike. An object may need others with its options.
 
         Args:
             student: Facts of the student.
@@ -155,13 +164,21 @@ class DistillationLoss(nn.Module, ABC):
         batch: ImageBatch,
         targets: Sequence[Targets],
     ) -> dict[str, Tensor]:
-        """Return the named parts, unweighted float32 scalars.
+        """Return the named parts, unweighted float32 scalars, and `figures`, if it has any.
 
         Args:
             student: With the parts of `needs.student`, with gradient.
             teacher: With the parts of `needs.teacher`, of the same batch; gets no gradient.
             batch: The images that both have seen.
             targets: One an image, batch frame; boxes of people or pseudo labels, or none.
+        """
+
+    def learn(self, values: Mapping[str, float], *, progress: float) -> None:
+        """Learn from a step, in buffers and by the arguments alone; most losses do not.
+
+        Args:
+            values: What `forward` returned, of the whole batch, by name.
+            progress: Share of the stage, 0..1, that was finished before the step.
         """
 
     def observe(
@@ -172,7 +189,8 @@ class DistillationLoss(nn.Module, ABC):
         Args:
             output: Of one of the two, with the parts of `preparation`, without gradient.
             batch: Images as they are, whole and unchanged.
-            targets: One an image, batch frame, with the objects that are observed alone.
+            targets: One an image, batch frame, with the objects that are observed alone; none
+                where a loss wants the image for itself.
         """
         raise NotImplementedError(f"{type(self).__name__} has no preparation.")
 

@@ -40,11 +40,11 @@ def draw_chosen(
 ) -> None:
     """Write a picture of each class with the objects that a loss chose, cut out of their images.
 
-    The first loss that looks at images beforehand has the folder `prototypes`, the next one
+    The first loss that looks at objects beforehand has the folder `prototypes`, the next one
     `prototypes-2`, and so on; one that chose nothing has none. A rerun writes the same again.
 
     Args:
-        terms: Those of the stage whose losses looked at images, after its last step.
+        terms: Those of the stage whose losses looked at objects, after its last step.
         images: What the losses looked at.
         folder: Of the stage.
         between: Called after each batch that is looked at again and before each class; what it

@@ -1,4 +1,4 @@
-"""The images that the losses of a stage look at beforehand: a fixed choice of its objects."""
+"""The images that the losses of a stage look at beforehand: a fixed choice."""
 
 import math
 from collections import Counter
@@ -60,11 +60,12 @@ class ObservedViews:
 def observed_draws(
     streams: Sequence[Stream], preparations: Sequence[Preparation], *, seed: int, stage: str
 ) -> list[Draw]:
-    """Return images that have, of each class, as many objects as the losses of a stage want.
+    """Return as many images, and as many objects of each class, as the losses of a stage want.
 
     Images come in an order drawn from seed and stage. For each loss the first objects of each class
-    in this order count that are large enough for it; an image without any of these is left out, and
-    so is one that came in another stream. Where none has any there is one image without objects.
+    in this order count that are large enough for it, and the first images; an image that is not
+    among these and has no such object is left out, and so is one that came in another stream. Where
+    no loss wants any there is one image without objects.
 
     Every process of a run comes here. That of rank 0 reads the size of an image from its file if it
     has an object of a class of which a loss wants more that are large enough.
@@ -79,6 +80,7 @@ def observed_draws(
         DataError: The header of an image cannot be read.
     """
     tallies = [_Tally(preparation) for preparation in preparations]
+    num_images = max(preparation.images for preparation in preparations)
     samples = {
         sample.sample.id: sample for stream in reversed(streams) for sample in stream.samples
     }
@@ -87,7 +89,11 @@ def observed_draws(
     order = torch.randperm(len(listed)).tolist()
     # In one process: a file that another cannot read would leave the others waiting for it.
     kept_by_place = on_first(
-        lambda: {place: kept for place in order if (kept := _kept(listed[place], tallies))}
+        lambda: {
+            place: kept
+            for number, place in enumerate(order)
+            if (kept := _kept(listed[place], tallies)) or number < num_images
+        }
     )
     shown = kept_by_place or {0: []}
     return [_draw_of(listed[place], kept, seed=seed) for place, kept in shown.items()]

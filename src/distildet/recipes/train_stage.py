@@ -124,7 +124,7 @@ def run_train_stage(
             batches=observed.batches,
             num_batches=observed.num_batches,
             steps_per_pass=max(len(stream.samples) / count for stream, count in streams),
-            progress=partial(_advance, context, f"{work}: objects"),
+            progress=partial(_advance, context, f"{work}: images to prepare losses"),
             remark=lambda line: tell_all([line]),
         ),
     )
@@ -166,7 +166,8 @@ def _finish(
 ) -> None:
     save_detector(student, folder / STUDENT)
     if observed is not None:
-        draw_chosen(task.preparing_terms, observed, folder, between=between)
+        choosing = [term for term, looks in task.preparations.items() if looks.objects > 0]
+        draw_chosen(choosing, observed, folder, between=between)
     write_done(folder, noted)
     remove_cache(folder)
 
@@ -188,14 +189,11 @@ def _observed_views(
     settings: TrainSettings,
 ) -> ObservedViews | None:
     """Return the images that losses look at beforehand, if there are such losses."""
-    preparations = [
-        term.loss.preparation for term in task.preparing_terms if term.loss.preparation is not None
-    ]
-    if not preparations:
+    if not task.preparations:
         return None
     draws = observed_draws(
         [stream for stream, _ in streams],
-        preparations,
+        [*task.preparations.values()],
         seed=settings.seed,
         stage=settings.stage,
     )

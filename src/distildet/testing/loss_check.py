@@ -63,7 +63,7 @@ class _Case:
         """Return the sum of the parts for a batch, by default the case's own."""
         batch = self.batch if batch is None else batch
         targets = self.targets if targets is None else targets
-        return _sum(self.loss(*self.outputs(batch, targets), batch, targets))
+        return _sum(self.loss, self.loss(*self.outputs(batch, targets), batch, targets))
 
 
 def check_loss(
@@ -132,13 +132,32 @@ def _option_faults(defaults: Mapping[str, Any]) -> list[str]:
 
 def _gives_scalars(case: _Case) -> bool:
     parts = case.loss(*case.outputs(), case.batch, case.targets)
-    return bool(parts) and all(map(_is_float_scalar, parts.values()))
+    return bool(parts.keys() - case.loss.figures) and all(map(_is_float_scalar, parts.values()))
+
+
+def _gives_its_figures(case: _Case) -> bool:
+    parts = case.loss(*case.outputs(), case.batch, case.targets)
+    return all(name in parts and not parts[name].requires_grad for name in case.loss.figures)
+
+
+def _learns_in_buffers_alone(case: _Case) -> bool:
+    loss = _copied(case).loss
+    before = [parameter.clone() for parameter in loss.parameters()]
+    for step in range(DESCENT_STEPS):
+        parts = loss(*case.outputs(), case.batch, case.targets)
+        loss.learn(
+            {name: float(one.detach()) for name, one in parts.items()},
+            progress=step / DESCENT_STEPS,
+        )
+    value = _sum(loss, loss(*case.outputs(), case.batch, case.targets))
+    unchanged = all(map(torch.equal, loss.parameters(), before))
+    return unchanged and bool(value.isfinite())
 
 
 def _gives_scalars_under_autocast(case: _Case) -> bool:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts = case.loss(*case.outputs(), case.batch, case.targets)
-    value = _sum(parts)
+    value = _sum(case.loss, parts)
     return all(map(_is_float_scalar, parts.values())) and bool(value.isfinite())
 
 
@@ -156,7 +175,7 @@ def _is_finite_with(case: _Case, values: Callable[[Tensor], Tensor]) -> bool:
 
     student, teacher = (with_tensors(output, change) for output in case.outputs())
     loss = copy.deepcopy(case.loss)
-    value = _sum(loss(student, teacher, case.batch, case.targets))
+    value = _sum(loss, loss(student, teacher, case.batch, case.targets))
     _backward(value)
     found = [*tensors_in(student), *loss.parameters()]
     gradients = [tensor.grad for tensor in found if tensor.grad is not None]
@@ -181,7 +200,8 @@ def _teacher_gets_no_gradient(case: _Case) -> bool:
 
     student, teacher = case.outputs()
     watched = with_tensors(teacher, watch)
-    value = _sum(copy.deepcopy(case.loss)(student, watched, case.batch, case.targets))
+    loss = copy.deepcopy(case.loss)
+    value = _sum(loss, loss(student, watched, case.batch, case.targets))
     _backward(value)
     return all(tensor.grad is None for tensor in tensors_in(watched))
 
@@ -268,7 +288,7 @@ def _is_zero_at_equality(case: _Case, cls: Any, options: Mapping[str, Any]) -> b
     needed = loss.needs.student | loss.needs.teacher
     with torch.no_grad():
         output = case.student(case.batch, case.targets, want=needed)
-        value = _sum(loss(output, output, case.batch, case.targets))
+        value = _sum(loss, loss(output, output, case.batch, case.targets))
     return float(value.abs()) <= NEARLY_ZERO
 
 
@@ -293,6 +313,8 @@ def _prepare(loss: DistillationLoss, student: Detector, teacher: Detector, case:
 
 _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {
     "the parts are finite float32 scalars under autocast too": _gives_scalars_under_autocast,
+    "forward returns all that `figures` names, without gradient": _gives_its_figures,
+    "learning from steps changes buffers alone, and keeps it finite": _learns_in_buffers_alone,
     "value and gradient are finite on random outputs": _is_finite_on_random_values,
     "value and gradient are finite on outputs of +-1e4": _is_finite_on_extreme_values,
     "student and every projector get a gradient": _student_and_projectors_get_a_gradient,
@@ -318,8 +340,9 @@ def _backward(value: Tensor) -> None:
         value.backward()  # type: ignore[no-untyped-call] # torch has no type
 
 
-def _sum(parts: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(parts.values())).sum()
+def _sum(loss: DistillationLoss, parts: Mapping[str, Tensor]) -> Tensor:
+    """Return what is minimised: all that `forward` returned but figures."""
+    return torch.stack([one for name, one in parts.items() if name not in loss.figures]).sum()
 
 
 def _is_float_scalar(value: Tensor) -> bool:

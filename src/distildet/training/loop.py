@@ -226,7 +226,9 @@ class Trainer:
         self.counters.updates += 1
         if step % max(1, self.settings.steps // 1000) == 0 or step + 1 == self.settings.steps:
             self._note({"step": step + 1, **values, "lr": rate})
-        self.progress(step + 1, self.settings.steps, values)
+        figures = self.task.figure_names
+        shown = {name: value for name, value in values.items() if name not in figures}
+        self.progress(step + 1, self.settings.steps, shown)
 
     def _backward_in_memory(
         self, step: int, batch: ImageBatch, targets: Sequence[Targets], buffers: list[Tensor]

@@ -59,24 +59,22 @@ class Preparer:
         self._steps = steps
         self._of_teacher: dict[str, list[Observation]] = {}
         # What was remarked on the pair is known before.
-        self._told = {
-            (term.name, line) for term in task.preparing_terms for line in term.loss.remarks
-        }
-        # Term -> steps from one look to the next; None for a single one.
-        self._every: dict[Term, int | None] = {}
+        self._told = {(term.name, line) for term in task.preparations for line in term.loss.remarks}
+        # Term -> steps from one look to the next, and how many looks at most; None: no bound.
+        self._every: dict[Term, int] = {}
+        self._times: dict[Term, int | None] = {}
         # Term -> the step before which its loss looks first: that of its first value.
         self._first: dict[Term, int] = {}
-        for term in task.preparing_terms:
-            every = term.loss.preparation.every if term.loss.preparation else None
-            self._every[term] = (
-                None if every is None else max(1, round(every * images.steps_per_pass))
-            )
+        for term, preparation in task.preparations.items():
+            every, times = preparation.every, preparation.times
+            self._every[term] = 1 if every is None else max(1, round(every * images.steps_per_pass))
+            self._times[term] = 1 if every is None else times
             values = (step for step in range(steps) if term.course(step / steps) > 0)
             self._first[term] = next(values, steps)
 
     def due(self, step: int) -> list[Term]:
         """Return the terms whose losses look at the images before a step, by the step alone."""
-        return [term for term, every in self._every.items() if self._is_due(term, every, step)]
+        return [term for term in self._every if self._is_due(term, step)]
 
     def prepare(self, terms: Sequence[Term], device: torch.device) -> dict[str, Any]:
         """Let the losses of terms look; every process comes here, and all keep the same.
@@ -107,20 +105,19 @@ class Preparer:
                     self._images.remark(f"{term.name}: {line}")
         return found
 
-    def _is_due(self, term: Term, every: int | None, step: int) -> bool:
+    def _is_due(self, term: Term, step: int) -> bool:
         if term.course(step / self._steps) == 0:
             return False
-        passed = step - self._first[term]
-        return passed == 0 if every is None else passed % every == 0
+        looks, remainder = divmod(step - self._first[term], self._every[term])
+        times = self._times[term]
+        return remainder == 0 and (times is None or looks < times)
 
     @torch.no_grad()
     def _seen(
         self, detector: Detector, terms: Sequence[Term], device: torch.device
     ) -> dict[str, list[Observation]]:
         """Return by term what its loss needs of a detector, batch by batch."""
-        wanted = frozenset[str]().union(
-            *(term.loss.preparation.parts for term in terms if term.loss.preparation)
-        )
+        wanted = frozenset[str]().union(*(self._task.preparations[term].parts for term in terms))
 
         def observe(numbers: Sequence[int]) -> Iterator[list[Observation]]:
             batches = self._images.batches(numbers)
@@ -160,8 +157,8 @@ def _prepare_on_first(
 
     found, buffers = on_first(prepare)
     if num_processes() > 1:
-        for name, buffer in term.loss.named_buffers():
-            buffer.copy_(buffers[name])
+        # As from a checkpoint: a loss may then forget what it remembers of its buffers.
+        term.loss.load_state_dict(buffers, strict=False)
     return found
 
 

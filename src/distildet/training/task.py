@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distildet.detectors.base import BatchNorms, Detector
 from distildet.errors import ConfigError
-from distildet.losses.base import given_to_teacher
+from distildet.losses.base import Preparation, given_to_teacher
 from distildet.ops.draws import (
     draw_seed,
     generator_states,
@@ -29,7 +29,8 @@ class StepLosses:
     Args:
         total: Scalar to minimise, with gradient: the sum of the detector's own losses and of each
             term times its factor.
-        parts: Named float32 scalars: losses of the detector, unweighted parts of the terms.
+        parts: Named float32 scalars: losses of the detector, unweighted parts of the terms and
+            their figures.
         factors: Factor of each term, without gradient, such as "feature-imitation.factor".
     """
 
@@ -99,13 +100,20 @@ class Task(nn.Module):
         return StepLosses(total=total, parts=parts, factors=factors)
 
     @property
-    def preparing_terms(self) -> list[Term]:
-        """The terms whose losses look at objects beforehand."""
-        return [
-            term
+    def preparations(self) -> dict[Term, Preparation]:
+        """What the losses look at beforehand, of the terms whose losses do."""
+        return {
+            term: term.loss.preparation
             for term in self.terms
             if isinstance(term, Term) and term.loss.preparation is not None
-        ]
+        }
+
+    @property
+    def figure_names(self) -> frozenset[str]:
+        """Names of parts that are told in the log alone, and not minimised."""
+        return frozenset[str]().union(
+            *(term.figure_names for term in self.terms if isinstance(term, Term))
+        )
 
     @property
     def counts_over_batch(self) -> bool:
@@ -115,13 +123,13 @@ class Task(nn.Module):
         )
 
     def learn(self, values: Mapping[str, float]) -> None:
-        """Let automatic weights learn from a step.
+        """Let losses and automatic weights learn from a step.
 
         Args:
             values: As `backward` returns them; means over all processes.
         """
         for term in self._active_terms():
-            term.learn(values)
+            term.learn(values, progress=self.progress)
 
     def buffer_values(self) -> list[Tensor]:
         """Return copies of the buffers that a forward pass may change, for `put_back`."""

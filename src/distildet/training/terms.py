@@ -78,9 +78,9 @@ class TermValue:
     """What a term gives for a batch.
 
     Args:
-        parts: Named values, unweighted float32 scalars.
+        parts: Named values, unweighted float32 scalars, and figures of the loss.
         factor: Weight times course, a scalar without gradient.
-        weighted: factor * sum of the parts, with gradient.
+        weighted: factor * sum of the parts that are no figures, with gradient.
     """
 
     parts: dict[str, Tensor]
@@ -122,23 +122,32 @@ class Term(nn.Module):
         """The name that its factor is told by."""
         return f"{self.name}.factor"
 
-    def learn(self, values: Mapping[str, float]) -> None:
-        """Let an automatic weight learn from what a whole batch gave; a pause teaches nothing.
+    @property
+    def figure_names(self) -> frozenset[str]:
+        """Names of its parts that are not minimised."""
+        return frozenset(f"{self.prefix}{figure}" for figure in self.loss.figures)
+
+    def learn(self, values: Mapping[str, float], *, progress: float) -> None:
+        """Let loss and automatic weight learn from what a batch gave; a pause teaches nothing.
 
         Args:
             values: By name those of the detector's losses, of the parts of all terms, their
-                factors, and `TOTAL`.
+                factors, and `TOTAL`; of the whole batch.
+            progress: Share of the stage that was finished before the step, 0..1.
         """
-        if self.auto_weight is None or self.factor_name not in values:
+        if self.factor_name not in values:
             return
-        self.auto_weight.learn(
-            sum(one for name, one in values.items() if "." not in name and name != TOTAL),
-            sum(
-                one
-                for name, one in values.items()
-                if name.startswith(self.prefix) and name != self.factor_name
-            ),
-        )
+        own = {
+            name.removeprefix(self.prefix): one
+            for name, one in values.items()
+            if name.startswith(self.prefix) and name != self.factor_name
+        }
+        self.loss.learn(own, progress=progress)
+        if self.auto_weight is not None:
+            self.auto_weight.learn(
+                sum(one for name, one in values.items() if "." not in name and name != TOTAL),
+                sum(one for name, one in own.items() if name not in self.loss.figures),
+            )
 
     def course(self, progress: float) -> float:
         """Return the factor 0..1 of a moment; 0 outside start..stop.
@@ -175,7 +184,8 @@ class Term(nn.Module):
             progress: Finished share of the stage, 0..1.
         """
         parts = self.loss(student, teacher, batch, targets)
-        value = torch.stack(list(parts.values())).sum()
+        figures = self.loss.figures
+        value = torch.stack([one for name, one in parts.items() if name not in figures]).sum()
         if self.auto_weight is None:
             weight = value.new_tensor(self.settings.weight)
         else:

@@ -175,8 +175,8 @@ def test_only_terms_whose_losses_look_beforehand_are_prepared(distilling, prepar
 
     both = Task(looking.student, looking.teacher, [*other.terms, *looking.terms])
 
-    assert both.preparing_terms == [*looking.terms]
-    assert other.preparing_terms == []
+    assert [*both.preparations] == [*looking.terms]
+    assert other.preparations == {}
 
 
 def test_what_a_loss_has_prepared_is_not_copied(preparing, batch_of):

@@ -67,7 +67,8 @@ def test_an_automatic_weight_gives_the_term_its_share_from_the_second_step_on(te
 
     automatic.learn(
         {"box": 4.0, "quality": 1.0, "loss": 5.0, "two.own": 5.0, "two.three": 3.0}
-        | {"two.factor": 0.0, "other.part": 7.0, "other.factor": 1.0}
+        | {"two.factor": 0.0, "other.part": 7.0, "other.factor": 1.0},
+        progress=0.0,
     )
 
     # The detector's loss is 5, the term 5 + 3: weight 5 / 8 of half the share.
@@ -80,7 +81,9 @@ def test_an_automatic_weight_gives_the_term_its_share_from_the_second_step_on(te
 def test_a_step_without_the_term_teaches_nothing(term):
     automatic = term(weight="auto")
 
-    automatic.learn({"box": 5.0, "loss": 5.0, "other.feature": 3.0, "other.factor": 1.0})
+    automatic.learn(
+        {"box": 5.0, "loss": 5.0, "other.feature": 3.0, "other.factor": 1.0}, progress=0.0
+    )
 
     assert automatic.auto_weight.seen.item() == 0
 
@@ -88,7 +91,7 @@ def test_a_step_without_the_term_teaches_nothing(term):
 def test_a_fixed_weight_learns_nothing(term):
     fixed = term(weight=2.0)
 
-    fixed.learn({"box": 5.0, "loss": 5.0, "two.own": 3.0, "two.factor": 2.0})
+    fixed.learn({"box": 5.0, "loss": 5.0, "two.own": 3.0, "two.factor": 2.0}, progress=0.0)
 
     value = fixed(output(1.0), DetectorOutput(), None, (), progress=0.0)
     assert value.factor.item() == 2.0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distildet.errors import DistildetError
 from distildet.losses.base import LOSSES, DistillationLoss, Needs, Observation, Preparation
 from distildet.losses.feature_difference import compared_levels
-from distildet.losses.global_knowledge.object_features import object_features, relative_sides
+from distildet.losses.global_knowledge.object_features import object_features
 from distildet.losses.global_knowledge.options import (
     GlobalKnowledgeOptions,
     KnowledgeTerm,
@@ -19,6 +19,7 @@ from distildet.losses.global_knowledge.options import (
 from distildet.losses.global_knowledge.prototype_bank import Agreement, PrototypeBank
 from distildet.losses.global_knowledge.reliable_features import ReliableFeatures
 from distildet.losses.global_knowledge.responses import Responses
+from distildet.losses.object_sizes import relative_sides
 from distildet.losses.weighted_sum import WeightedSum, weighted_means
 from distildet.ops.prototype_coordinates import Projection
 from distildet.specs import DetectorSpec
@@ -150,8 +151,8 @@ class GlobalKnowledge(DistillationLoss):
         self.levels = tuple(level for level in own if level in asked)
         self.preparation = Preparation(
             parts=frozenset({FEATURES_NECK}),
-            objects=instances,
             every=refresh,
+            objects=instances,
             least_side=LEAST_SIDE,
         )
         self.class_names = tuple(student.classes)

@@ -12,15 +12,12 @@ from distildet.losses.feature_difference import (
     statistics,
     variance_of_a_cell,
 )
-from distildet.losses.global_knowledge.object_features import relative_sides
 from distildet.losses.global_knowledge.options import GlobalKnowledgeOptions, Variant
+from distildet.losses.object_sizes import places_by_size
 from distildet.losses.weighted_sum import WeightedSum
 from distildet.ops.foreground import inside_boxes, painted
 from distildet.ops.reduce import batch_total
 from distildet.structures import ImageBatch, Targets
-
-FINEST_SIDE = 56 / 800
-"""Of boxes, as a share of the image's shorter side: twice as large are seen on the next level."""
 
 
 class ReliableFeatures(nn.Module):
@@ -123,8 +120,7 @@ class ReliableFeatures(nn.Module):
         """Return [n], the place of the level on which each object is seen; None: on all."""
         if self.options.variant == "paper":
             return None
-        sides = relative_sides(batch, [target.boxes for target in targets]).prod(1).sqrt()
-        return (sides / FINEST_SIDE).log2().floor().clamp(0, len(self.levels) - 1)
+        return places_by_size(batch, [target.boxes for target in targets], len(self.levels))
 
 
 def _projector(own_channels: int, guide_channels: int, variant: Variant) -> nn.Module:

@@ -1,0 +1,81 @@
+"""What each level counts: those that lag behind in learning the more."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distildet.losses.hands_on_guidance.running_mean import RunningMean
+
+START, STOP = 0.02, 0.06
+"""Shares of the stage between which the value is taken that progress is measured from: when the
+projectors have begun to learn."""
+HORIZON = 0.02
+"""Share of the stage over which values are averaged."""
+LEAST, LARGEST = 0.2, 3.0
+_HALVINGS = 60
+
+
+class MacroWeights(nn.Module):
+    """Weights of levels by relative progress; they are 1 until it is known.
+
+    λ = S softmax(R / temperature) within 0.2..3 and of sum S; R: running mean of a level's value,
+    divided by its mean at the start of the stage. A level whose value was 0 there has λ = 1.
+
+    Args:
+        size: S, the number of levels.
+        temperature: Above 0; the smaller, the more it favours the level that lags most.
+    """
+
+    weights: Tensor
+    start_sum: Tensor
+    start_count: Tensor
+
+    def __init__(self, size: int, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.running = RunningMean(size, HORIZON)
+        self.register_buffer("weights", torch.ones(size))
+        self.register_buffer("start_sum", torch.zeros(size))
+        self.register_buffer("start_count", torch.zeros(()))
+
+    def learn(self, values: Sequence[float], progress: float) -> None:
+        """Learn from the values of a step.
+
+        Args:
+            values: One a level, finite and >= 0.
+            progress: Share of the stage that was finished before the step, 0..1.
+        """
+        if progress < START:
+            return
+        if progress < STOP or float(self.start_count) == 0:
+            self.start_sum += self.start_sum.new_tensor(values)
+            self.start_count += 1
+            return
+        self.running.learn(values, progress)
+        start = self.start_sum / self.start_count
+        began = start > 0
+        relative = self.running.value / torch.where(began, start, 1.0)
+        self.weights.copy_(bounded_weights(relative / self.temperature, began))
+
+
+def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
+    """Return min(3, max(0.2, c exp(lag))), with c such that the sum is their number.
+
+    Args:
+        lag: [n].
+        counts: [n] bool; the others get 1.
+
+    Example:
+        >>> bounded_weights(torch.tensor([0.0, 9.0, 5.0]), torch.tensor([True, True, False]))
+        tensor([0.2000, 1.8000, 1.0000])
+    """
+    number = counts.sum()
+    shifted = torch.where(counts, lag - torch.where(counts, lag, -torch.inf).amax(), 0.0)  # <= 0
+    # The sum grows with log c; at the ends all are at the lower bound, or at the upper.
+    low, high = lag.new_tensor(LEAST).log(), lag.new_tensor(LARGEST).log() - shifted.amin()
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_less = ((shifted + middle).exp().clamp(LEAST, LARGEST) * counts).sum() < number
+        low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
+    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0)

@@ -1,0 +1,122 @@
+"""The options of the loss `hands-on-guidance`, checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from distildet.errors import ConfigError, nearest_names
+
+Group = Literal["backbone", "neck", "head"]
+Pairing = Literal["affinity", "order"]
+Measure = Literal["hands-on", "squared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandsOnGuidanceOptions:
+    """What `distildet.losses.hands_on_guidance.loss.HandsOnGuidance` is told; explained there.
+
+    Raises:
+        ConfigError: Options have no meaning; one line for each.
+    """
+
+    groups: tuple[Group, ...] | None
+    correspondence: Pairing | Mapping[str, str]
+    stride_penalty: float
+    images: int
+    measure: Measure
+    direction: float
+    release: float
+    micro: bool
+    background: float
+    attention: float
+    hardness: float
+    macro: bool
+    macro_temperature: float
+    backbone_weight: float
+    neck_weight: float
+    head_weight: float
+
+    def __post_init__(self) -> None:
+        """Refuse options without a meaning."""
+        faults = [*self._wrong_words(), *self._wrong_numbers()]
+        if not faults and not any(self.weight(group) for group in self.asked):
+            names = ", ".join(f"{group}_weight" for group in self.asked)
+            faults.append(
+                f"{names}: found 0, which compares nothing. At least one must be above 0."
+            )
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+    @property
+    def asked(self) -> tuple[Group, ...]:
+        """The groups that shall be compared, where the pair has them."""
+        return get_args(Group) if self.groups is None else self.groups
+
+    def weight(self, group: Group) -> float:
+        """Return what each level of a group counts."""
+        value: float = getattr(self, f"{group}_weight")
+        return value
+
+    def _wrong_words(self) -> list[str]:
+        groups = self.groups
+        faults = [
+            f"{name}: found {word!r}. {nearest_names(word, get_args(accepted))}"
+            for name, word, accepted in (
+                ("measure", self.measure, Measure),
+                *(("groups", group, Group) for group in groups or ()),
+            )
+            if word not in get_args(accepted)
+        ]
+        if groups is not None and (not groups or len(set(groups)) < len(groups)):
+            faults.append(
+                f"groups: found {list(groups)}. Accepted: different ones of "
+                f"{', '.join(get_args(Group))}, at least one."
+            )
+        word = self.correspondence
+        if isinstance(word, str) and word not in get_args(Pairing):
+            faults.append(
+                f"correspondence: found {word!r}. Accepted: {' or '.join(get_args(Pairing))}, or a "
+                "level of the teacher for each level of the student that is to learn, such as "
+                "{P3: P4}."
+            )
+        if isinstance(word, Mapping) and not word:
+            faults.append(
+                "correspondence: found no level. Accepted: a level of the teacher for each level "
+                "of the student that is to learn, such as {P3: P4}."
+            )
+        return faults
+
+    def _wrong_numbers(self) -> list[str]:
+        at_least_0 = {
+            name: getattr(self, name)
+            for name in (
+                "stride_penalty",
+                "direction",
+                "background",
+                "attention",
+                "hardness",
+                "backbone_weight",
+                "neck_weight",
+                "head_weight",
+            )
+        }
+        checks = (
+            *(
+                (name, number, "a finite number of 0 or more", number >= 0)
+                for name, number in at_least_0.items()
+            ),
+            ("images", self.images, "1 or more", self.images >= 1),
+            ("release", self.release, "a number from 0 to below 1", 0 <= self.release < 1),
+            (
+                "macro_temperature",
+                self.macro_temperature,
+                "a finite number above 0",
+                self.macro_temperature > 0,
+            ),
+        )
+        return [
+            f"{name}: found {number}. Accepted: {accepted}."
+            for name, number, accepted, is_right in checks
+            if not (is_right and math.isfinite(number))
+        ]
