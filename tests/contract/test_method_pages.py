@@ -19,6 +19,8 @@ PAGES = Path(__file__).parents[2] / "docs" / "methods"
         ("foreground-imitation", 0),
         ("global-knowledge", 0),
         ("global-knowledge", 1),
+        ("hands-on-guidance", 0),
+        ("hands-on-guidance", 1),
     ],
 )
 def test_the_recipes_of_a_loss_are_complete_and_have_the_loss(tmp_path, loss, place):

@@ -127,7 +127,8 @@ TEACHER_CASES = [
         says=(
             "stages[1].distill[0]: loss 'adaptive' does not fit this pair: the student "
             "'faster_rcnn' has a region head, the teacher 'retinanet' a dense head.",
-            "losses fit this pair: feature-imitation, foreground-imitation, global-knowledge.",
+            "losses fit this pair: feature-imitation, foreground-imitation, global-knowledge, "
+            "hands-on-guidance.",
         ),
     ),
     Case(

@@ -177,6 +177,22 @@ def test_the_preset_global_knowledge_distills_in_a_second_training(load_preset, 
     assert second.distill[0].schedule.decay == "linear"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        ([], {"labeled": 1.0, "unlabeled": 1.0}),
+        (["data.unlabeled=[]"], {"labeled": 1.0}),
+        (["data.labeled=null"], {"unlabeled": 1.0}),
+    ],
+)
+def test_the_preset_hands_on_guidance_distills_from_the_start(load_preset, overrides, images):
+    *labeling, train = load_preset("preset=hands-on-guidance", *overrides).stages
+
+    assert [stage.stage for stage in labeling] == ["label"] * ("unlabeled" in images)
+    assert (train.images, train.init) == (images, "pretrained")
+    assert [(term.loss, term.weight) for term in train.distill] == [("hands-on-guidance", "auto")]
+
+
 def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
     recipe = load_preset("stages[2].optimizer.lr=1e-5", "stages[1].epochs=1")
 
@@ -187,7 +203,7 @@ def test_overrides_reach_into_the_stages_of_the_preset(load_preset):
 def test_a_preset_can_be_chosen_by_an_override(load_plain):
     with pytest.raises(
         ConfigError,
-        match=r"preset: found 'pseudo'\. Accepted: adaptive, global-knowledge, pseudo-label\. D",
+        match=r"preset: found 'pseudo'\. Accepted: adaptive, .*-guidance, pseudo-label\. Did you",
     ):
         load_plain("preset=pseudo")
 
@@ -196,7 +212,7 @@ def test_a_preset_can_be_chosen_by_an_override(load_plain):
 def test_a_preset_that_is_no_text_is_a_fault(load_plain, value):
     with pytest.raises(
         ConfigError,
-        match=r"preset: found .*\. Accepted: adaptive, global-knowledge, pseudo-label\.",
+        match=r"preset: found .*\. Accepted: adaptive, .*-guidance, pseudo-label\.",
     ):
         load_plain(f"preset={value}")
 
@@ -204,7 +220,7 @@ def test_a_preset_that_is_no_text_is_a_fault(load_plain, value):
 def test_an_unknown_preset_is_no_second_fault_of_the_stages(load_text):
     with pytest.raises(
         ConfigError,
-        match=r"yaml: preset: found 'x'\. Accepted: adaptive, global-knowledge, pseudo-label\.$",
+        match=r"yaml: preset: found 'x'\. Accepted: adaptive, .*-guidance, pseudo-label\.$",
     ):
         load_text(f"{PLAIN_HEAD}preset: x\ndata: {{image_size: 64}}\n")
 
@@ -217,7 +233,7 @@ def test_stages_of_the_preset_may_have_a_key_that_own_stages_may_not(load_plain)
 def test_every_shipped_preset_is_a_data_file_of_the_package():
     folder = importlib.resources.files("distildet.recipes") / "presets"
 
-    assert preset_names() == ("adaptive", "global-knowledge", "pseudo-label")
+    assert preset_names() == ("adaptive", "global-knowledge", "hands-on-guidance", "pseudo-label")
     assert all((folder / f"{name}.yaml").is_file() for name in preset_names())
 
 
