@@ -1,20 +1,17 @@
 """The rows of the loss `adaptive`: against a plain composition of tensor operations."""
 
-import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from distildet.classes import ClassList
 from distildet.losses.adaptive import Adaptive
 from distildet.specs import DetectorSpec, FeatureLevel
 from distildet.structures import DENSE, DensePrediction, DetectorOutput, ImageBatch, Targets
+from speed_rows.memory import peak_bytes
 from speed_rows.settings import Settings
 from speed_rows.timing import Clock, Goal, Row, Work
 
@@ -102,24 +99,6 @@ def plain_adaptive(own: Sequence[Tensor], guide: Sequence[Tensor], least: float)
         value = value + (weight.pow(2) * divergence).sum()
         mass = mass + teacher_logits.sigmoid().pow(1.8).sum()
     return value / mass.clamp(min=least)
-
-
-def peak_bytes(work: Work, folder: Path) -> int:
-    """Return how much memory of tensors a work holds at once, beside what was there before.
-
-    Args:
-        work: On the CPU.
-        folder: For the trace of the profiler.
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    trace = folder / "trace.json"
-    profiler.export_chrome_trace(str(trace))
-    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    changes = sorted(
-        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
-    )
-    return max(itertools.accumulate(change for _, change in changes))
 
 
 def _spec(case: _Case) -> DetectorSpec:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from distildet.ops.instance_density import dense_enough
 from distildet.ops.prototype_pursuit import pursue
-from speed_rows.adaptive import peak_bytes
+from speed_rows.memory import peak_bytes
 from speed_rows.settings import Settings
 from speed_rows.timing import Clock, Goal, Row, Work, bootstrap_interval
 

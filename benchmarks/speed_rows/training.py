@@ -27,6 +27,7 @@ from distildet.training.loop import Trainer
 from distildet.training.settings import TermSettings, TrainSettings
 from distildet.training.task import Task
 from distildet.training.terms import Term
+from speed_rows.memory import peak_bytes
 from speed_rows.models import FAMILIES, Inputs, make_inputs, make_pair
 from speed_rows.settings import Settings
 from speed_rows.timing import Clock, Goal, Row, Work
@@ -231,6 +232,11 @@ def _distill_rows(
     clock = Clock(settings.device, works, prepare=forgetting(*steps.values()))
     clock.run(repeats)
     case = f"{family}, ResNet-18 from ResNet-50, {images} images"
+    is_cpu = settings.device.type == "cpu"
+    forgetting(*steps.values())()
+    memory = {
+        name: peak_bytes(step, settings.folder) if is_cpu else 0 for name, step in steps.items()
+    }
     return [
         clock.row(
             "distill-step",
@@ -238,6 +244,12 @@ def _distill_rows(
             ["student step", teacher_pass(needs[name])],
             [f"step with {name}"],
             goal=DISTILL_GOALS.get(name),
+            remarks={
+                f"memory of a step with {name} in student steps": memory[f"step with {name}"]
+                / memory["student step"]
+            }
+            if is_cpu
+            else None,
         )
         for name in losses
     ]
