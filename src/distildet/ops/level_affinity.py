@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-6
+"""Of a column, as a share of its largest value: what differs by less is the same everywhere."""
+
 
 def linear_cka(own: Tensor, guide: Tensor) -> Tensor:
     """Return the linear centred kernel alignment of two descriptions of the same places.
@@ -42,7 +45,11 @@ def linear_cka(own: Tensor, guide: Tensor) -> Tensor:
 
 def _centred(rows: Tensor) -> Tensor:
     """Return rows less their mean, scaled so that squares neither overflow nor vanish."""
-    centred = rows.float() - rows.float().mean(0)
+    rows = rows.float()
+    centred = rows - rows.mean(0)
+    # The mean of equal values is not always that value, and what is left would be scaled up.
+    varies = centred.abs().amax(0) > _ROUNDING * rows.abs().amax(0)
+    centred = torch.where(varies, centred, 0.0)
     largest = centred.abs().max()
     return centred / torch.where(largest > 0, largest, torch.ones_like(largest))
 

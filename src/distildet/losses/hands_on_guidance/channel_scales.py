@@ -6,6 +6,8 @@ from torch import Tensor, nn
 LEAST_DEVIATION = 0.01
 """Of a channel, as a share of the root mean square of all: one that varies less says nothing, and
 divided by its deviation it would be noise, as large as the others."""
+_ROUNDING = 1e-6
+"""Of a channel's deviation, as a share of its mean: what varies by less is the same everywhere."""
 
 
 class ChannelScales(nn.Module):
@@ -32,7 +34,7 @@ class ChannelScales(nn.Module):
         """
         deviation = variance.sqrt()
         least = LEAST_DEVIATION * variance.mean().sqrt()
-        varies = deviation > least
+        varies = deviation > torch.maximum(least, _ROUNDING * mean.abs())
         self.mean.copy_(mean)
         self.deviation.copy_(
             torch.where(varies, deviation, 0.0) if varies.any() else torch.ones_like(deviation)

@@ -283,9 +283,11 @@ class HandsOnGuidance(DistillationLoss):
         figures: dict[str, Tensor] = {}
         whole = sum(self.options.weight(self.groups[one.group].group) for one in self.levels)
         regions = Regions(batch, targets, self.options.background)
-        weights = student.features[self.levels[0].level.name].new_ones(len(self.levels))
         if self.macro is not None:
             weights = self.macro.weights.clone()  # which change in place after the step
+        else:
+            device = student.features[self.levels[0].level.name].device
+            weights = torch.ones(len(self.levels), device=device)
         for number, (one, guide) in enumerate(zip(self.levels, self._guide_levels(), strict=True)):
             group, name = self.groups[one.group], one.level.name
             on_all = group.group == "backbone"

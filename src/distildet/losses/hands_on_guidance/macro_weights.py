@@ -19,11 +19,11 @@ _HALVINGS = 60
 class MacroWeights(nn.Module):
     """Weights of levels by relative progress; they are 1 until it is known.
 
-    λ = S softmax(R / temperature) within 0.2..3 and of sum S; R: running mean of a level's value,
+    λ = K softmax(R / temperature) within 0.2..3 and of sum K; R: running mean of a level's value,
     divided by its mean at the start of the stage. A level whose value was 0 there has λ = 1.
 
     Args:
-        size: S, the number of levels.
+        size: K, the number of levels.
         temperature: Above 0; the smaller, the more it favours the level that lags most.
     """
 
@@ -55,7 +55,7 @@ class MacroWeights(nn.Module):
         self.running.learn(values, progress)
         start = self.start_sum / self.start_count
         began = start > 0
-        relative = self.running.value / torch.where(began, start, 1.0)
+        relative = self.running.value.double() / torch.where(began, start, 1.0)
         self.weights.copy_(bounded_weights(relative / self.temperature, began))
 
 
@@ -70,6 +70,8 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
         >>> bounded_weights(torch.tensor([0.0, 9.0, 5.0]), torch.tensor([True, True, False]))
         tensor([0.2000, 1.8000, 1.0000])
     """
+    # Where one lags far behind, c is so large that float32 would not meet the sum.
+    lag = lag.double()
     number = counts.sum()
     shifted = torch.where(counts, lag - torch.where(counts, lag, -torch.inf).amax(), 0.0)  # <= 0
     # The sum grows with log c; at the ends all are at the lower bound, or at the upper.
@@ -78,4 +80,4 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
         middle = (low + high) / 2
         is_less = ((shifted + middle).exp().clamp(LEAST, LARGEST) * counts).sum() < number
         low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
-    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0)
+    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0).float()

@@ -30,7 +30,8 @@ def region_weights(
         targets: One an image, batch frame.
         shown: [b 1 h w], cells that show image.
         canvas: (height, width) of the padded images.
-        background: Factor of n, 0 or more; an image without boxes has n alone, whatever it is.
+        background: Factor of n, 0 or more; an image in which no box is looked for has n alone,
+            whatever it is.
         seen: Of each image [n] bool, the boxes that are looked for on this level; None: all.
 
     Returns:
