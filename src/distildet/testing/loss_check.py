@@ -137,7 +137,10 @@ def _gives_scalars(case: _Case) -> bool:
 
 def _gives_its_figures(case: _Case) -> bool:
     parts = case.loss(*case.outputs(), case.batch, case.targets)
-    return all(name in parts and not parts[name].requires_grad for name in case.loss.figures)
+    return all(
+        name in parts and not parts[name].requires_grad and bool(parts[name].isfinite())
+        for name in case.loss.figures
+    )
 
 
 def _learns_in_buffers_alone(case: _Case) -> bool:
@@ -149,9 +152,11 @@ def _learns_in_buffers_alone(case: _Case) -> bool:
             {name: float(one.detach()) for name, one in parts.items()},
             progress=step / DESCENT_STEPS,
         )
-    value = _sum(loss, loss(*case.outputs(), case.batch, case.targets))
+    resumed = _copied(case).loss
+    resumed.load_state_dict(loss.state_dict())
+    value, again = (replace(case, loss=one).value() for one in (loss, resumed))
     unchanged = all(map(torch.equal, loss.parameters(), before))
-    return unchanged and bool(value.isfinite())
+    return unchanged and bool(value.isfinite()) and torch.equal(value, again)
 
 
 def _gives_scalars_under_autocast(case: _Case) -> bool:
@@ -231,21 +236,29 @@ def _has_the_same_value(case: _Case, order: Sequence[int]) -> bool:
 def _is_the_same_in_micro_batches(case: _Case) -> bool:
     pieces = [(0, 2), (2, IMAGES)]
     with torch.no_grad():
-        whole = case.value()
+        whole = _value_and_figures(case, 0, IMAGES)
         counted = []
         for start, stop in pieces:
             with counting((stop - start) / IMAGES) as values:
-                case.value(case.batch.part(start, stop), case.targets[start:stop])
+                _value_and_figures(case, start, stop)
             counted.append(values)
         if counted[0] and not case.loss.counts_over_batch:
             return False
-        mean, totals = torch.zeros(()), add_up(counted)
+        mean, totals = torch.zeros_like(whole), add_up(counted)
         for start, stop in pieces:
             share = (stop - start) / IMAGES
             with with_totals(share, totals):
-                part = case.value(case.batch.part(start, stop), case.targets[start:stop])
+                part = _value_and_figures(case, start, stop)
             mean = mean + part * share
     return torch.allclose(mean, whole, rtol=1e-4, atol=1e-6)
+
+
+def _value_and_figures(case: _Case, start: int, stop: int) -> Tensor:
+    """Return the sum of the parts and each figure, of the images start..stop-1."""
+    batch, targets = case.batch.part(start, stop), case.targets[start:stop]
+    parts = case.loss(*case.outputs(batch, targets), batch, targets)
+    figures = [parts[name] for name in sorted(case.loss.figures & parts.keys())]
+    return torch.stack([_sum(case.loss, parts), *figures])
 
 
 def _lives_without_boxes(case: _Case) -> bool:
@@ -313,7 +326,7 @@ def _prepare(loss: DistillationLoss, student: Detector, teacher: Detector, case:
 
 _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {
     "the parts are finite float32 scalars under autocast too": _gives_scalars_under_autocast,
-    "forward returns all that `figures` names, without gradient": _gives_its_figures,
+    "forward returns all that `figures` names, finite and without gradient": _gives_its_figures,
     "learning from steps changes buffers alone, and keeps it finite": _learns_in_buffers_alone,
     "value and gradient are finite on random outputs": _is_finite_on_random_values,
     "value and gradient are finite on outputs of +-1e4": _is_finite_on_extreme_values,
@@ -321,7 +334,7 @@ _CLAIMS: Mapping[str, Callable[[_Case], bool]] = {
     "the teacher gets no gradient": _teacher_gets_no_gradient,
     "a batch that is doubled keeps the value": _keeps_its_value_on_a_doubled_batch,
     "the order of the images does not matter": _does_not_see_the_order,
-    "micro-batches give the value of the whole batch (see distildet.ops.reduce), and "
+    "micro-batches give value and figures of the whole batch (see distildet.ops.reduce), and "
     "counts_over_batch says whether it counts": _is_the_same_in_micro_batches,
     "images without boxes give a finite value with a graph": _lives_without_boxes,
     "forward reads the parts in `needs`, all and no others": _reads_what_it_needs,

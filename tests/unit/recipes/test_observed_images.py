@@ -36,9 +36,13 @@ def make_sample(folder, name, labels, origin="human"):
     return TrainingSample(sample=Sample(id=name, path=folder / name), targets=targets)
 
 
-def preparation(objects, least_side=0.0):
+def preparation(objects=0, least_side=0.0, images=0):
     return Preparation(
-        parts=frozenset({"features.neck"}), objects=objects, every=1.0, least_side=least_side
+        parts=frozenset({"features.neck"}),
+        objects=objects,
+        every=1.0,
+        least_side=least_side,
+        images=images,
     )
 
 
@@ -154,6 +158,84 @@ def test_streams_without_any_object_give_one_image_so_that_losses_see_something(
     draws = choose([samples[3]])
 
     assert described(draws) == [("d.png", [], [])]
+
+
+# Images for themselves
+
+
+@pytest.fixture
+def choose_for(samples):
+    """Choose from all samples for some losses."""
+
+    def run(*preparations, seed=0):
+        stream = Stream(name="s", samples=tuple(samples))
+        return observed_draws([stream], preparations, seed=seed, stage="01-train")
+
+    return run
+
+
+def ids(draws):
+    return [draw.training_sample.sample.id for draw in draws]
+
+
+@pytest.mark.parametrize(("images", "count"), [(1, 1), (3, 3), (8, 8), (100, 8)])
+def test_as_many_images_are_observed_as_are_wanted_or_there_without_their_objects(
+    choose_for, images, count
+):
+    draws = choose_for(preparation(images=images))
+
+    assert len(set(ids(draws))) == len(draws) == count
+    assert {name: (labels, lefts) for name, labels, lefts in described(draws)} == dict.fromkeys(
+        ids(draws), ([], [])
+    )
+
+
+def test_images_come_in_an_order_of_the_seed_and_fewer_are_the_first_of_more(choose_for):
+    by_seed = [ids(choose_for(preparation(images=100), seed=seed)) for seed in range(5)]
+
+    again = ids(choose_for(preparation(images=3), seed=2))
+
+    assert [sorted(names) for names in by_seed] == [IDS] * 5
+    assert len(set(map(tuple, by_seed))) > 1
+    assert again == by_seed[2][:3]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("seed", range(5))
+def test_images_wanted_beside_objects_are_the_first_and_change_no_choice_of_objects(
+    choose_for, order, seed
+):
+    every = ids(choose_for(preparation(images=100), seed=seed))
+    with_objects = {name: rest for name, *rest in described(choose_for(preparation(1), seed=seed))}
+
+    losses = [preparation(1), preparation(images=4), preparation(images=2)]
+    draws = choose_for(*losses[::order], seed=seed)
+
+    assert ids(draws) == [name for name in every if name in {*every[:4], *with_objects}]
+    assert {name: rest for name, *rest in described(draws)} == {
+        name: with_objects.get(name, [[], []]) for name in ids(draws)
+    }
+
+
+def test_one_loss_may_want_images_and_objects(choose_for):
+    apart = choose_for(preparation(2), preparation(images=5), seed=3)
+
+    assert described(choose_for(preparation(2, images=5), seed=3)) == described(apart)
+
+
+def test_no_header_is_read_for_a_loss_that_wants_images_alone(choose_for):
+    # There are no files: another loss that asks for the size of objects would fail.
+    assert len(choose_for(preparation(images=8, least_side=0.1))) == 8
+
+    with pytest.raises(DataError, match=r"\.png"):
+        choose_for(preparation(images=8), preparation(1, least_side=0.1))
+
+
+def test_several_processes_observe_the_images_of_one(in_processes, choose_for):
+    def work():
+        return described(choose_for(preparation(1), preparation(images=4)))
+
+    assert in_processes(work) == [work()] * 2
 
 
 # Objects that are too small

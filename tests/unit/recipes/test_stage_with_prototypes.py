@@ -15,6 +15,7 @@ from distildet.recipes import chosen_objects, train_stage
 from distildet.recipes.load import load_recipe
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import load_run_data
+from distildet.recipes.schema import TrainStage
 from distildet.recipes.train_stage import run_train_stage
 from distildet.report.crops import GAP, SIDE
 from distildet.training.interruption import interruptible
@@ -108,13 +109,14 @@ def context(tmp_path):
 
 @pytest.fixture
 def train(context, tmp_path):
-    """Train the stage of a run in a folder, and return the stage's own."""
+    """Train the stage of a run in a folder, or with other losses, and return the stage's own."""
 
-    def run(name):
+    def run(name, *entries):
         folder = tmp_path / name / "01-train"
+        stage = context.recipe.stages[0]
         run_train_stage(
             context,
-            context.recipe.stages[0],
+            with_losses(stage, entries) if entries else stage,
             folder,
             seed=0,
             steps=4,
@@ -124,6 +126,11 @@ def train(context, tmp_path):
         return folder
 
     return run
+
+
+def with_losses(stage, entries):
+    """Return the stage of a recipe with other losses."""
+    return TrainStage.model_validate({**RECIPE["stages"][0], "distill": list(entries)})
 
 
 def pictures(stage):
@@ -192,6 +199,23 @@ def test_a_signal_between_two_pictures_ends_the_run_and_a_rerun_draws_them(
 
     assert left == [True, False, False]
     assert pictures(train("stopped")) == whole
+
+
+GUIDANCE = {"loss": "hands-on-guidance", "images": 3}
+
+
+def test_a_loss_that_looks_at_images_alone_takes_no_number_of_a_folder(train):
+    stage = train("run", GUIDANCE, {"loss": "global-knowledge"}, GUIDANCE)
+
+    assert [path.name for path in stage.glob("prototypes*")] == ["prototypes"]
+    assert pictures(stage).keys() == {"red.png", "blue.png"}
+
+
+def test_a_stage_that_looks_at_images_alone_leaves_no_pictures(train):
+    stage = train("run", GUIDANCE)
+
+    assert (stage / "DONE").exists()
+    assert not list(stage.glob("prototypes*"))
 
 
 def test_several_processes_leave_the_pictures_of_one(in_processes, train):

@@ -189,7 +189,95 @@ class HasItsOwnWeight(Sound):
         super().__init__(student, teacher)
 
 
+class TellsMore(Sound):
+    """Tells the size of the difference beside its part, and divides by what it learns of it."""
+
+    figures = frozenset({"P3.size"})
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.register_buffer("scale", torch.ones(()))
+
+    def size(self, student, teacher):
+        return self.difference(student, teacher).detach().abs().mean()
+
+    def learn(self, values, *, progress):
+        self.scale.fill_(1 + values["P3.size"] * progress)
+
+    def forward(self, student, teacher, batch, targets):
+        value = self.difference(student, teacher).square().mean() / self.scale
+        return {"feature": value, "P3.size": self.size(student, teacher)}
+
+
+class HasAFigureWithAGradient(TellsMore):
+    def size(self, student, teacher):
+        return self.difference(student, teacher).abs().mean()
+
+
+class LacksAFigure(TellsMore):
+    figures = frozenset({"P3.size", "P4.size"})
+
+
+class HasAFigureThatIsNotFinite(TellsMore):
+    def learn(self, values, *, progress):
+        pass
+
+    def size(self, student, teacher):
+        return super().size(student, teacher) / 0
+
+
+class TellsFiguresAlone(TellsMore):
+    figures = frozenset({"P3.size", "feature"})
+
+
+class HasAFigureOfTheBatch(TellsMore):
+    """The largest difference of a part of the batch says nothing of the whole."""
+
+    def size(self, student, teacher):
+        return self.difference(student, teacher).detach().abs().amax()
+
+
+class HasAFigureOfADoubleType(TellsMore):
+    def size(self, student, teacher):
+        return super().size(student, teacher).double()
+
+
+class LearnsAParameter(TellsMore):
+    def learn(self, values, *, progress):
+        self.factor.data += values["P3.size"]
+
+
+class LearnsBesideItsBuffers(TellsMore):
+    """A stage that is resumed has forgotten it."""
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.count = 1
+
+    def learn(self, values, *, progress):
+        self.count += 1
+        self.scale.fill_(self.count)
+
+    def forward(self, student, teacher, batch, targets):
+        value = self.difference(student, teacher).square().mean() / self.count
+        return {"feature": value, "P3.size": self.size(student, teacher)}
+
+
+class LearnsWhatIsNotFinite(TellsMore):
+    def learn(self, values, *, progress):
+        self.scale.fill_(float("nan"))
+
+
 FAULTY = [
+    (HasAFigureWithAGradient, "forward returns all that `figures` names, finite and without"),
+    (LacksAFigure, "forward returns all that `figures` names, finite and without gradient"),
+    (HasAFigureThatIsNotFinite, "forward returns all that `figures` names, finite and without"),
+    (TellsFiguresAlone, "forward returns at least one part, each a float32 scalar"),
+    (HasAFigureOfADoubleType, "forward returns at least one part, each a float32 scalar"),
+    (HasAFigureOfTheBatch, "micro-batches give value and figures of the whole batch"),
+    (LearnsAParameter, "learning from steps changes buffers alone, and keeps it finite"),
+    (LearnsBesideItsBuffers, "learning from steps changes buffers alone, and keeps it finite"),
+    (LearnsWhatIsNotFinite, "learning from steps changes buffers alone, and keeps it finite"),
     (GivesNothing, "forward returns at least one part, each a float32 scalar"),
     (GivesAMap, "forward returns at least one part, each a float32 scalar"),
     (GivesHalfPrecision, "the parts are finite float32 scalars under autocast too"),
@@ -202,7 +290,7 @@ FAULTY = [
     (HasNoGraph, "images without boxes give a finite value with a graph"),
     (HasNoGraph, "20 steps of training reduce it"),
     (AddsUp, "a batch that is doubled keeps the value"),
-    (CountsItsOwnPart, "micro-batches give the value of the whole batch"),
+    (CountsItsOwnPart, "micro-batches give value and figures of the whole batch"),
     (CountsWithoutSayingSo, "counts_over_batch says whether it counts"),
     (PrefersTheFirst, "the order of the images does not matter"),
     (NeedsBoxes, "images without boxes give a finite value with a graph"),
@@ -234,6 +322,10 @@ def check(pair):
 
 def test_a_sound_loss_passes(check):
     check(Sound)
+
+
+def test_a_sound_loss_with_a_figure_that_learns_passes(check):
+    check(TellsMore)
 
 
 def test_a_loss_looks_at_the_images_before_it_is_checked(check):

@@ -8,6 +8,7 @@ from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ConfigError
 from distildet.losses.adaptive import Adaptive
+from distildet.losses.hands_on_guidance.loss import HandsOnGuidance
 from distildet.training.settings import TermSettings
 from distildet.training.task import Task, backward, split_batch
 from distildet.training.terms import Term
@@ -175,7 +176,8 @@ def test_only_terms_whose_losses_look_beforehand_are_prepared(distilling, prepar
 
     both = Task(looking.student, looking.teacher, [*other.terms, *looking.terms])
 
-    assert [*both.preparations] == [*looking.terms]
+    (term,) = looking.terms
+    assert both.preparations == {term: term.loss.preparation}
     assert other.preparations == {}
 
 
@@ -348,6 +350,21 @@ def test_a_term_that_does_not_count_costs_no_pass_and_changes_nothing(
     assert task.teacher.passes == []
     assert losses.factors == {}
     torch.testing.assert_close(losses.total, Task(student)(*batch_of(0)).total, rtol=0, atol=0)
+
+
+def test_the_figures_of_a_task_are_those_of_all_its_terms(distilling):
+    task = distilling()
+    spec, settings = task.student.spec, TermSettings(loss="x")
+    losses = [HandsOnGuidance(spec, spec, groups=(group,)) for group in ("backbone", "neck")]
+    terms = [Term(f"x-{i}", loss, settings, steps=4) for i, loss in enumerate(losses)]
+
+    of_all = Task(task.student, task.teacher, [*terms, *task.terms]).figure_names
+
+    kinds = ("difference", "weight", "foreground", "evenness")
+    assert of_all == {
+        f"{name}.{kind}" for name in ("x-0.C3", "x-0.C4", "x-1.P3", "x-1.P4") for kind in kinds
+    }
+    assert task.figure_names == frozenset()
 
 
 def test_a_term_of_weight_0_has_no_projector(distilling):

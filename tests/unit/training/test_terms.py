@@ -17,10 +17,27 @@ class TwoParts(DistillationLoss):
         return {"own": torch.stack(list(student.losses.values())).sum(), "three": torch.tensor(3.0)}
 
 
+class TellsMore(TwoParts):
+    """Gives two figures beside these, and notes what it learns."""
+
+    figures = frozenset({"P3.seven", "nine"})
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.learned = []
+
+    def learn(self, values, *, progress):
+        self.learned.append((values, progress))
+
+    def forward(self, student, teacher, batch, targets):
+        figures = {"P3.seven": torch.tensor(7.0), "nine": torch.tensor(9.0)}
+        return figures | super().forward(student, teacher, batch, targets)
+
+
 @pytest.fixture
 def term(student):
-    def make(*, steps=100, **settings):
-        loss = TwoParts(student.spec, student.spec)
+    def make(*, steps=100, cls=TwoParts, **settings):
+        loss = cls(student.spec, student.spec)
         return Term("two", loss, TermSettings(loss="two", **settings), steps=steps)
 
     return make
@@ -95,6 +112,65 @@ def test_a_fixed_weight_learns_nothing(term):
 
     value = fixed(output(1.0), DetectorOutput(), None, (), progress=0.0)
     assert value.factor.item() == 2.0
+
+
+# Figures, and what losses learn
+
+
+def test_figures_are_told_and_left_out_of_the_value(term):
+    value = term(cls=TellsMore, weight=4.0)(
+        output(0.5, 1.5), DetectorOutput(), None, (), progress=0.0
+    )
+
+    assert {name: part.item() for name, part in value.parts.items()} == {
+        "two.own": 2.0,
+        "two.three": 3.0,
+        "two.P3.seven": 7.0,
+        "two.nine": 9.0,
+    }
+    assert value.weighted.item() == 20.0  # 4 (2 + 3)
+
+
+def test_the_names_of_figures_are_those_of_their_parts(term):
+    assert term(cls=TellsMore).figure_names == {"two.P3.seven", "two.nine"}
+    assert term().figure_names == frozenset()
+
+
+@pytest.mark.parametrize("weight", [2.0, "auto"])
+def test_a_loss_learns_its_own_values_by_its_own_names(term, weight):
+    telling = term(cls=TellsMore, weight=weight)
+    others = {"box": 4.0, "loss": 5.0, "two-2.own": 8.0, "two-2.factor": 1.0, "other.nine": 6.0}
+
+    telling.learn(
+        {"two.factor": 0.5, "two.own": 2.0, "two.three": 3.0, "two.P3.seven": 7.0, "two.nine": 9.0}
+        | others,
+        progress=0.25,
+    )
+
+    assert telling.loss.learned == [
+        ({"own": 2.0, "three": 3.0, "P3.seven": 7.0, "nine": 9.0}, 0.25)
+    ]
+
+
+def test_a_step_without_the_term_teaches_the_loss_nothing(term):
+    telling = term(cls=TellsMore)
+
+    telling.learn({"box": 5.0, "loss": 5.0, "two-2.own": 3.0, "two-2.factor": 1.0}, progress=0.5)
+
+    assert telling.loss.learned == []
+
+
+def test_figures_count_nothing_for_an_automatic_weight(term):
+    automatic = term(cls=TellsMore, weight="auto", share=0.5)
+
+    automatic.learn(
+        {"box": 5.0, "loss": 5.0, "two.own": 5.0, "two.three": 3.0, "two.factor": 0.0}
+        | {"two.P3.seven": 7.0, "two.nine": 9.0},
+        progress=0.0,
+    )
+
+    # Half of the detector's loss 5 by the term's 5 + 3.
+    assert automatic.auto_weight.value.item() == pytest.approx(0.5 * 5 / 8)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, 1), (19, 1), (20, 2), (400, 40), (9000, 50)])
