@@ -42,8 +42,12 @@ class ChannelScales(nn.Module):
 
     def standardised(self, feature: Tensor) -> Tensor:
         """Return (F - mean) / deviation, [b c h w] float32; 0 for channels that are left out."""
-        scale = torch.where(self.deviation > 0, 1 / self.deviation, 0.0)
-        return (feature.float() - self.mean[:, None, None]) * scale[:, None, None]
+        return (feature.float() - self.mean[:, None, None]) * self.factor[:, None, None]
+
+    @property
+    def factor(self) -> Tensor:
+        """What a difference from the mean is multiplied by, [c]; 0 for channels left out."""
+        return torch.where(self.deviation > 0, 1 / self.deviation, 0.0)
 
     @property
     def num_channels(self) -> Tensor:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from distildet.losses.hands_on_guidance.channel_scales import ChannelScales
 from distildet.losses.hands_on_guidance.levels import LevelGroup
 from distildet.losses.hands_on_guidance.measure import (
-    hands_on_difference,
     on_coarser_grid,
     released,
     squared_difference,
@@ -22,6 +21,7 @@ from distildet.losses.hands_on_guidance.micro_weights import (
 )
 from distildet.losses.hands_on_guidance.options import HandsOnGuidanceOptions
 from distildet.losses.hands_on_guidance.regions import Cells
+from distildet.ops.hands_on_difference import hands_on_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,7 @@ class GuidedLevel(nn.Module):
             margin: Scalar that differences count above; None: 0.
         """
         own, guide = on_coarser_grid(own.float(), guide.float())
-        projected = self._project(own, guide.shape[1])
-        given, wanted = scales.standardised(projected), scales.standardised(guide)
+        given, wanted = self._project(own, scales), scales.standardised(guide)
         if self.options.measure == "squared":
             difference = squared_difference(given, wanted, scales.deviation)
         else:
@@ -111,9 +110,14 @@ class GuidedLevel(nn.Module):
             released=quantile,
         )
 
-    def _project(self, own: Tensor, width: int) -> Tensor:
-        weight, bias = self.projector.weight, self.projector.bias
-        return F.conv2d(own, weight[:width], None if bias is None else bias[:width])
+    def _project(self, own: Tensor, scales: ChannelScales) -> Tensor:
+        """Return the student's map, projected and standardised, [b c h w] float32."""
+        width = len(scales.mean)
+        weight, bias = self.projector.weight[:width], self.projector.bias
+        # Of weight and bias, which are small: of the map it would cost two more maps.
+        shift = -scales.mean if bias is None else bias[:width] - scales.mean
+        factor = scales.factor
+        return F.conv2d(own, weight * factor[:, None, None, None], shift * factor).float()
 
 
 @torch.no_grad()

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from distildet.losses.hands_on_guidance.measure import (
-    LEAST_SIZE,
-    hands_on_difference,
     on_coarser_grid,
     released,
     squared_difference,
 )
+from distildet.ops.hands_on_difference import LEAST_SIZE, hands_on_difference
 
 
 def cell(*channels):
