@@ -183,7 +183,7 @@ def level_of_box(box, size):
 
 
 def naive_level(loss, number, outputs, targets):
-    """Value, and weight of cells in boxes, of a level: means over images."""
+    """Value, weight of cells in boxes and evenness of a level: means over images."""
     options, one = loss.options, loss.levels[number]
     name, projector = one.level.name, loss.guided[number].projector
     own, guide = outputs[0].features[name], outputs[1].features[BY_HAND[name]]
@@ -192,7 +192,7 @@ def naive_level(loss, number, outputs, targets):
     shape = tuple(min(own.shape[axis], guide.shape[axis]) for axis in (2, 3))
     matrix = projector.weight.detach()[: guide.shape[1], :, 0, 0].double()[varies]
     bias = projector.bias.detach()[: guide.shape[1]].double()[varies]
-    values, shares = [], []
+    values, shares, even = [], [], []
     for image, size in enumerate(SIZES):
         student = averaged(own[image].double(), shape)
         teacher = averaged(guide[image].double()[varies], shape)
@@ -224,7 +224,8 @@ def naive_level(loss, number, outputs, targets):
         whole = sum(weight.values())
         values.append(sum(weight[place] * error[place] for place in weight) / whole)
         shares.append(sum(weight[place] for place in weight if place in inside) / whole)
-    return sum(values) / len(SIZES), sum(shares) / len(SIZES)
+        even.append(whole**2 / sum(one**2 for one in weight.values()) / len(places))
+    return [sum(one) / len(SIZES) for one in (values, shares, even)]
 
 
 LEARNED = (0.5, 1.0, 2.0, 0.7, 0.9, 1.1, 1.0, 1.3)
@@ -263,9 +264,10 @@ def test_the_whole_loss_is_that_of_a_loop_over_cells(pair, outputs, batch, targe
     weights = [1.0] * 8 if loss.macro is None else loss.macro.weights.tolist()
     expected = {"backbone": 0.0, "neck": 0.0, "head": 0.0}
     for number, name in enumerate(names):
-        value, inside = naive_level(loss, number, outputs, targets)
+        value, inside, even = naive_level(loss, number, outputs, targets)
         assert found[f"{name}.difference"].item() == pytest.approx(value, rel=1e-4)
         assert found[f"{name}.foreground"].item() == pytest.approx(inside, rel=1e-4)
+        assert found[f"{name}.evenness"].item() == pytest.approx(even, rel=1e-4)
         assert found[f"{name}.weight"].item() == pytest.approx(weights[number])
         group = {"C": "backbone", "P": "neck"}.get(name[0], "head")
         expected[group] += GROUP_WEIGHTS[name[0]] * weights[number] * value / (2 * 0.5 + 2 + 4)
@@ -461,6 +463,20 @@ def test_another_with_the_state_of_a_prepared_one_has_its_pairs_and_its_value(
     assert total(other, *given).item() == total(loss, *given).item() > 0
 
 
+def test_looking_again_pairs_anew(spec_of, random_output, batch):
+    own, guide = spec_of({"P3": 4}), spec_of({"P3": 4, "P4": 4})
+    maps = random_output(guide, len(SIZES), CANVAS, 0)
+    loss = HandsOnGuidance(own, guide, stride_penalty=0.0)
+
+    found = [
+        prepare(loss, (DetectorOutput(features={"P3": maps.features[name]}), maps), batch, [])
+        for name in ("P3", "P4")
+    ]
+
+    assert [one["correspondence"] for one in found] == [{"P3": "P3"}, {"P3": "P4"}]
+    assert pairs_of(loss) == {"P3": "P4"}
+
+
 # Groups and options
 
 
@@ -603,8 +619,10 @@ def test_gradients_reach_every_map_of_the_student_and_projector_and_none_of_the_
             feature.requires_grad_()
     loss = HandsOnGuidance(*pair, release=0.1)
 
-    total(loss, *outputs, batch, targets).backward()
+    found = loss(*outputs, batch, targets)
+    sum(parts_of(loss, found).values()).backward()
 
+    assert not any(found[name].requires_grad for name in loss.figures)
     assert all(one.grad.any() for one in outputs[0].features.values())
     assert all(one.grad.any() for one in loss.parameters())
     assert all(one.grad is None for one in outputs[1].features.values())
