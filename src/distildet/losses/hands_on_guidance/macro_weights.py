@@ -53,8 +53,8 @@ class MacroWeights(nn.Module):
             self.start_count += 1
             return
         self.running.learn(values, progress)
-        # On the CPU: not all devices have float64, which the bounds need.
-        start = (self.start_sum / self.start_count).cpu().double()
+        # On the CPU: bounds need float64, which not all devices have.
+        start = (self.start_sum / self.start_count).cpu()
         began = start > 0
         relative = self.running.value.cpu().double() / torch.where(began, start, 1.0)
         self.weights.copy_(bounded_weights(relative / self.temperature, began))
@@ -64,15 +64,15 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
     """Return min(3, max(0.2, c exp(lag))), with c such that the sum is their number.
 
     Args:
-        lag: [n] float64: where one lags far behind, c is so large that float32 would not meet the
-            sum.
+        lag: [n], on the CPU.
         counts: [n] bool; the others get 1.
 
     Example:
-        >>> lag = torch.tensor([0.0, 9.0, 5.0]).double()
-        >>> bounded_weights(lag, torch.tensor([True, True, False]))
-        tensor([0.2000, 1.8000, 1.0000], dtype=torch.float64)
+        >>> bounded_weights(torch.tensor([0.0, 9.0, 5.0]), torch.tensor([True, True, False]))
+        tensor([0.2000, 1.8000, 1.0000])
     """
+    # Where one lags far behind, c is so large that float32 would not meet the sum.
+    lag = lag.double()
     number = counts.sum()
     shifted = torch.where(counts, lag - torch.where(counts, lag, -torch.inf).amax(), 0.0)  # <= 0
     # The sum grows with log c; at the ends all are at the lower bound, or at the upper.
@@ -81,4 +81,4 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
         middle = (low + high) / 2
         is_less = ((shifted + middle).exp().clamp(LEAST, LARGEST) * counts).sum() < number
         low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
-    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0)
+    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0).float()

@@ -32,13 +32,13 @@ def on_coarser_grid(own: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def released(difference: Tensor, shown: Tensor, share: float) -> Tensor:
-    """Return the scalar that a share of the cells lies below, without gradient.
+    """Return the scalar that a share of an image's cells lies below, mean over images, no gradient.
 
     Args:
         difference: [b h w].
-        shown: [b h w], 1 for cells that count, at least one.
+        shown: [b h w], 1 for cells that count, at least one an image.
         share: 0..1.
     """
-    counted = torch.where(shown > 0, difference.detach(), float("inf"))
-    place = (share * (shown.sum() - 1)).floor().long()
-    return counted.flatten().sort().values.gather(0, place[None])[0]
+    counted = torch.where(shown > 0, difference.detach(), float("inf")).flatten(1)  # [b cells]
+    place = (share * (shown.sum((1, 2)) - 1)).floor().long()
+    return counted.sort(1).values.gather(1, place[:, None]).mean()

@@ -58,7 +58,7 @@ def test_bounds_and_sum_are_met_and_between_the_bounds_weights_are_in_proportion
 
 @pytest.mark.parametrize("far", [1e3, 1e6, 1e8])
 def test_the_sum_holds_however_far_one_level_lags(far):
-    found = bounded_weights(torch.tensor([far, 0.0, 0.0, 0.0, 0.0]).double(), ALL)
+    found = bounded_weights(torch.tensor([far, 0.0, 0.0, 0.0, 0.0]), ALL)
 
     torch.testing.assert_close(found, torch.tensor([3, 0.5, 0.5, 0.5, 0.5]), rtol=1e-5, atol=0)
 
