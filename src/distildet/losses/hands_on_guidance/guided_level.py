@@ -82,7 +82,7 @@ class GuidedLevel(nn.Module):
             difference = squared_difference(given, wanted, scales.deviation)
         else:
             difference = hands_on_difference(
-                given, wanted, scales.num_channels, direction=self.options.direction
+                given, wanted, scales.num_channels, direction=self.options.value("direction")
             )
         shown, region, inside = cells(guide)
         quantile = (
@@ -97,8 +97,8 @@ class GuidedLevel(nn.Module):
                 region,
                 wanted.abs().sum(1) / scales.num_channels,
                 difference,
-                attention=self.options.attention,
-                hardness=self.options.hardness,
+                attention=self.options.value("attention"),
+                hardness=self.options.value("hardness"),
             )
             if self.options.micro
             else uniform_weights(shown)

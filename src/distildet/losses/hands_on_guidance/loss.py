@@ -52,6 +52,7 @@ class HandsOnGuidance(DistillationLoss):
         L = Σ_k π_k λ_k L_k / Σ_k π_k,   L_k = mean over images of Σ_p w_p e_p,   Σ_p w_p = 1
         e_p = max(0, d_p + direction * g_p - m)
         d_p = mean_c huber(v - t),   g_p = 1 - cos(v, t);   v = (a(S) - μ) / s,   t = (T - μ) / s
+        (for the cosine both have a further channel of 0.01 √c: near 0 there is no direction)
         w_p ∝ (M_p + background * N_p) exp(attention * mean_c |t|) (1 + hardness * min(e / ē, 4))
         λ = K softmax(R / macro_temperature) within 0.2..3, of sum K;  R_k = L_k now / L_k at first
         k: the K levels of the student that are compared, each with one of the teacher in its group;
@@ -75,14 +76,14 @@ class HandsOnGuidance(DistillationLoss):
         stride_penalty: Of the affinity, for a stride that is twice as large or half, >= 0.
         images: That levels are compared on, and the teacher's statistics taken of.
         measure: "hands-on", e as above; or "squared": |a(S) - T|² / Σ_c s².
-        direction: Factor of the direction, >= 0.
+        direction: Factor of the direction, >= 0; None for 0.5.
         release: Share of the cells that are near enough, 0..1; 0 releases none.
         micro: Whether cells are weighed; otherwise all count the same.
-        background: Factor of all outside of boxes, those inside count 1; >= 0.
-        attention: How much cells count that the teacher is active in, >= 0.
-        hardness: How much cells count that differ more than others, >= 0.
+        background: Factor of all outside of boxes, those inside count 1; >= 0, None for 0.5.
+        attention: How much cells count that the teacher is active in, >= 0; None for 2.
+        hardness: How much cells count that differ more than others, >= 0; None for 1.
         macro: Whether levels are weighed by their progress; otherwise λ = 1.
-        macro_temperature: Above 0; the smaller, the more for the level that lags most.
+        macro_temperature: Above 0; the smaller, the more for the level that lags most. None for 1.
         backbone_weight: π of the backbone's levels, >= 0; 0 leaves them out.
         neck_weight: π of the neck's levels.
         head_weight: π of the levels of head towers.
@@ -125,14 +126,14 @@ class HandsOnGuidance(DistillationLoss):
         stride_penalty: float = 0.5,
         images: int = 512,
         measure: Measure = "hands-on",
-        direction: float = 0.5,
+        direction: float | None = None,
         release: float = 0.0,
         micro: bool = True,
-        background: float = 0.5,
-        attention: float = 2.0,
-        hardness: float = 1.0,
+        background: float | None = None,
+        attention: float | None = None,
+        hardness: float | None = None,
         macro: bool = True,
-        macro_temperature: float = 1.0,
+        macro_temperature: float | None = None,
         backbone_weight: float = 0.5,
         neck_weight: float = 1.0,
         head_weight: float = 1.0,
@@ -185,7 +186,8 @@ class HandsOnGuidance(DistillationLoss):
                 for level in group.guide
             }
         )
-        self.macro = MacroWeights(len(self.levels), macro_temperature) if macro else None
+        temperature = self.options.value("macro_temperature")
+        self.macro = MacroWeights(len(self.levels), temperature) if macro else None
         self.margins = RunningMean(len(self.levels), HORIZON) if release > 0 else None
         self.figures = frozenset(
             f"{one.level.name}.{figure}"
@@ -196,6 +198,7 @@ class HandsOnGuidance(DistillationLoss):
         self.register_buffer("guides", torch.tensor([one.guide for one in self.levels]))
         # As numbers: asking a GPU for them in each step would wait for the GPU.
         self._guides: list[int] | None = None
+        self._told: dict[tuple[str, str], str] = {}
         self.register_load_state_dict_post_hook(_forget_guides)  # type: ignore[no-untyped-call] # torch has no type
 
     @classmethod
@@ -240,9 +243,7 @@ class HandsOnGuidance(DistillationLoss):
             left_out[level.name] = level.channels - int(scale.num_channels)
         if self.options.correspondence == "affinity":
             maps = [ordered_map(one) for one in affinity]
-            places = [maps[one.group][one.place] for one in self.levels]
-            self.guides.copy_(torch.tensor(places))
-        self._guides = None
+            self._pair([maps[one.group][one.place] for one in self.levels])
         pairs = {
             one.level.name: guide.name
             for one, guide in zip(self.levels, self._guide_levels(), strict=True)
@@ -256,9 +257,13 @@ class HandsOnGuidance(DistillationLoss):
         }
         self.remarks = (
             *self.remarks_on_pair,
+            # Of a pair that stays, in the same words: the run tells each line once.
             *(
-                f"{own} learns from {guide} of the teacher, affinity {by_level[own][guide]:.2f}"
-                for own, guide in pairs.items()
+                self._told.setdefault(
+                    pair, f"{pair[0]} learns from {pair[1]} of the teacher, affinity {value:.2f}"
+                )
+                for pair in pairs.items()
+                for value in [by_level[pair[0]][pair[1]]]
             ),
         )
         return {"correspondence": pairs, "affinity": by_level, "left_out": left_out}
@@ -282,7 +287,7 @@ class HandsOnGuidance(DistillationLoss):
         parts: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {}
         whole = sum(self.options.weight(self.groups[one.group].group) for one in self.levels)
-        regions = Regions(batch, targets, self.options.background)
+        regions = Regions(batch, targets, self.options.value("background"))
         if self.macro is not None:
             weights = self.macro.weights.clone()  # which change in place after the step
         else:
@@ -311,6 +316,16 @@ class HandsOnGuidance(DistillationLoss):
             if found.released is not None:
                 figures[f"{name}.{_RELEASED}"] = found.released
         return parts | figures
+
+    def _pair(self, guides: list[int]) -> None:
+        """Let each level learn from that place of its group."""
+        if self.guides.tolist() != guides:
+            # What was learned of levels, was learned of others.
+            for learned in (self.macro, self.margins):
+                if learned is not None:
+                    learned.restart()
+        self.guides.copy_(torch.tensor(guides))
+        self._guides = None
 
     def _scale(self, level: FeatureLevel) -> ChannelScales:
         """Return that of a level of the teacher."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from distildet.losses.hands_on_guidance.running_mean import RunningMean
 
 START, STOP = 0.02, 0.06
-"""Shares of the stage between which the value is taken that progress is measured from: when the
-projectors have begun to learn."""
+"""Shares of the stage after the first step, between which the value is taken that progress is
+measured from: when the projectors have begun to learn."""
 HORIZON = 0.02
 """Share of the stage over which values are averaged."""
 LEAST, LARGEST = 0.2, 3.0
@@ -30,6 +30,7 @@ class MacroWeights(nn.Module):
     weights: Tensor
     start_sum: Tensor
     start_count: Tensor
+    origin: Tensor
 
     def __init__(self, size: int, temperature: float) -> None:
         super().__init__()
@@ -38,6 +39,16 @@ class MacroWeights(nn.Module):
         self.register_buffer("weights", torch.ones(size))
         self.register_buffer("start_sum", torch.zeros(size))
         self.register_buffer("start_count", torch.zeros(()))
+        # The progress at which it first learned; below 0 it has not.
+        self.register_buffer("origin", torch.tensor(-1.0))
+
+    def restart(self) -> None:
+        """Forget all values, which are of other pairs of levels."""
+        self.running.restart()
+        self.weights.fill_(1)
+        self.start_sum.zero_()
+        self.start_count.zero_()
+        self.origin.fill_(-1)
 
     def learn(self, values: Sequence[float], progress: float) -> None:
         """Learn from the values of a step.
@@ -46,9 +57,12 @@ class MacroWeights(nn.Module):
             values: One a level, finite and >= 0.
             progress: Share of the stage that was finished before the step, 0..1.
         """
-        if progress < START:
+        if float(self.origin) < 0:
+            self.origin.fill_(progress)
+        passed = progress - float(self.origin)
+        if passed < START:
             return
-        if progress < STOP or float(self.start_count) == 0:
+        if passed < STOP or float(self.start_count) == 0:
             self.start_sum += self.start_sum.new_tensor(values)
             self.start_count += 1
             return

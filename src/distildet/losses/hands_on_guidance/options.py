@@ -10,6 +10,15 @@ from distildet.errors import ConfigError, nearest_names
 Group = Literal["backbone", "neck", "head"]
 Pairing = Literal["affinity", "order"]
 Measure = Literal["hands-on", "squared"]
+Detail = Literal["direction", "background", "attention", "hardness", "macro_temperature"]
+
+_DETAILS: dict[Detail, float] = {
+    "direction": 0.5,
+    "background": 0.5,
+    "attention": 2.0,
+    "hardness": 1.0,
+    "macro_temperature": 1.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +34,21 @@ class HandsOnGuidanceOptions:
     stride_penalty: float
     images: int
     measure: Measure
-    direction: float
+    direction: float | None
     release: float
     micro: bool
-    background: float
-    attention: float
-    hardness: float
+    background: float | None
+    attention: float | None
+    hardness: float | None
     macro: bool
-    macro_temperature: float
+    macro_temperature: float | None
     backbone_weight: float
     neck_weight: float
     head_weight: float
 
     def __post_init__(self) -> None:
         """Refuse options without a meaning."""
-        faults = [*self._wrong_words(), *self._wrong_numbers()]
+        faults = [*self._wrong_words(), *self._wrong_numbers(), *self._without_effect()]
         if not faults and not any(self.weight(group) for group in self.asked):
             names = ", ".join(f"{group}_weight" for group in self.asked)
             faults.append(
@@ -57,6 +66,27 @@ class HandsOnGuidanceOptions:
         """Return what each level of a group counts."""
         value: float = getattr(self, f"{group}_weight")
         return value
+
+    def value(self, detail: Detail) -> float:
+        """Return an option of a mechanism, its default where none is given."""
+        given: float | None = getattr(self, detail)
+        return _DETAILS[detail] if given is None else given
+
+    def _without_effect(self) -> list[str]:
+        """Return a line for each option of a mechanism that is switched off."""
+        switched_off: list[tuple[str, tuple[Detail, ...]]] = []
+        if self.measure == "squared":
+            switched_off.append(("measure: squared", ("direction",)))
+        if not self.micro:
+            switched_off.append(("micro: false", ("background", "attention", "hardness")))
+        if not self.macro:
+            switched_off.append(("macro: false", ("macro_temperature",)))
+        return [
+            f"{name}: found {getattr(self, name)}, without effect with {switch}. Leave one out."
+            for switch, names in switched_off
+            for name in names
+            if getattr(self, name) is not None
+        ]
 
     def _wrong_words(self) -> list[str]:
         groups = self.groups
@@ -89,18 +119,14 @@ class HandsOnGuidanceOptions:
 
     def _wrong_numbers(self) -> list[str]:
         at_least_0 = {
-            name: getattr(self, name)
-            for name in (
-                "stride_penalty",
-                "direction",
-                "background",
-                "attention",
-                "hardness",
-                "backbone_weight",
-                "neck_weight",
-                "head_weight",
-            )
+            "stride_penalty": self.stride_penalty,
+            "direction": self.value("direction"),
+            "background": self.value("background"),
+            "attention": self.value("attention"),
+            "hardness": self.value("hardness"),
+            **{f"{group}_weight": self.weight(group) for group in get_args(Group)},
         }
+        temperature = self.value("macro_temperature")
         checks = (
             *(
                 (name, number, "a finite number of 0 or more", number >= 0)
@@ -108,12 +134,7 @@ class HandsOnGuidanceOptions:
             ),
             ("images", self.images, "1 or more", self.images >= 1),
             ("release", self.release, "a number from 0 to below 1", 0 <= self.release < 1),
-            (
-                "macro_temperature",
-                self.macro_temperature,
-                "a finite number above 0",
-                self.macro_temperature > 0,
-            ),
+            ("macro_temperature", temperature, "a finite number above 0", temperature > 0),
         )
         return [
             f"{name}: found {number}. Accepted: {accepted}."

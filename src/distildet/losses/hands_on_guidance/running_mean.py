@@ -25,6 +25,11 @@ class RunningMean(nn.Module):
         # The progress at which it last learned; below 0 it has not.
         self.register_buffer("last", torch.tensor(-1.0))
 
+    def restart(self) -> None:
+        """Forget all values."""
+        self.value.zero_()
+        self.last.fill_(-1)
+
     def learn(self, values: Sequence[float], progress: float) -> None:
         """Take the values of a step; the first are taken as they are.
 

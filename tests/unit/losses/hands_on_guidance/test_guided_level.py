@@ -59,8 +59,8 @@ def test_by_hand_without_anything_but_regions(level_of):
     assert found.released is None
 
 
-def test_with_micro_off_all_cells_count_the_same_whatever_the_other_options(level_of):
-    level = level_of(micro=False, direction=0.0, attention=3.0, hardness=3.0, background=0.0)
+def test_with_micro_off_all_cells_count_the_same(level_of):
+    level = level_of(micro=False, direction=0.0)
 
     found = compared(level, OWN, GUIDE)
 
@@ -102,7 +102,12 @@ def test_direction_by_hand(level_of):
 
 def test_squared_by_hand_in_the_teachers_own_units(level_of):
     # (2² and 1²) / 4.
-    found = compared(level_of(**PLAIN, measure="squared"), OWN, GUIDE, scales=scales_of(7.0, 4.0))
+    found = compared(
+        level_of(**PLAIN | {"measure": "squared", "direction": None}),
+        OWN,
+        GUIDE,
+        scales=scales_of(7.0, 4.0),
+    )
 
     assert found.value.item() == pytest.approx(2 / 3 * 1 + 1 / 3 * 0.25)
 

@@ -152,7 +152,7 @@ def differences(own, guide, deviation, options):
     magnitude = sum(map(huber, apart)) / len(apart)
     further = 1e-4 * len(apart)
     lengths = math.sqrt((float(own @ own) + further) * (float(guide @ guide) + further))
-    return magnitude + options.direction * (1 - (float(own @ guide) + further) / lengths)
+    return magnitude + options.value("direction") * (1 - (float(own @ guide) + further) / lengths)
 
 
 def region_of(places, boxes, ignore, shape, background):
@@ -209,14 +209,14 @@ def naive_level(loss, number, outputs, targets):
             if name.startswith("C") or level_of_box(box, size) == one.place
         ]
         region, inside = region_of(
-            places, boxes, targets[image].ignore.tolist(), shape, options.background
+            places, boxes, targets[image].ignore.tolist(), shape, options.value("background")
         )
         if options.micro:
             average = sum(error[place] for place in region) / len(region)
             weight = {
                 place: value
-                * math.exp(options.attention * sizes[place])
-                * (1 + options.hardness * min(error[place] / average, 4))
+                * math.exp(options.value("attention") * sizes[place])
+                * (1 + options.value("hardness") * min(error[place] / average, 4))
                 for place, value in region.items()
             }
         else:
@@ -253,7 +253,7 @@ def test_the_whole_loss_is_that_of_a_loop_over_cells(pair, outputs, batch, targe
             guided.projector.weight += 0.3 * torch.randn_like(guided.projector.weight)
     prepare(loss, outputs, batch, targets)
     names = [one.level.name for one in loss.levels]
-    for factors, progress in ([1.0] * 8, START), (LEARNED, STOP):
+    for factors, progress in ([5.0] * 8, 0.0), ([1.0] * 8, START), (LEARNED, STOP):
         figures = {f"{name}.difference": one for name, one in zip(names, factors, strict=True)}
         margins = {f"{name}.released": 0.8 * one for name, one in zip(names, LEARNED, strict=True)}
         loss.learn(figures | margins, progress=progress)
@@ -477,6 +477,35 @@ def test_looking_again_pairs_anew(spec_of, random_output, batch):
     assert pairs_of(loss) == {"P3": "P4"}
 
 
+@pytest.mark.parametrize("second", ["P3", "P4"])
+def test_what_was_learned_is_forgotten_where_levels_are_paired_anew(
+    spec_of, random_output, batch, second
+):
+    own, guide = spec_of({"C3": 4, "P3": 4}), spec_of({"C3": 4, "P3": 4, "P4": 4})
+    maps = random_output(guide, len(SIZES), CANVAS, 0)
+    loss = HandsOnGuidance(own, guide, stride_penalty=0.0, release=0.5)
+
+    def look(name):
+        features = {"C3": maps.features["C3"], "P3": maps.features[name]}
+        prepare(loss, (DetectorOutput(features=features), maps), batch, [])
+
+    look("P3")
+    for progress in (0.0, START, STOP, 0.5):
+        values = {"C3.difference": progress + 1, "P3.difference": 1.0}
+        margins = {"C3.released": 0.5, "P3.released": 0.5 + progress}
+        loss.learn(values | margins, progress=progress)
+    learned = loss.macro.weights.tolist(), loss.margins.value.tolist()
+    told = loss.remarks
+
+    look(second)
+
+    again = loss.macro.weights.tolist(), loss.margins.value.tolist()
+    assert learned[0] != [1, 1]
+    assert again == (learned if second == "P3" else ([1, 1], [0, 0]))
+    # Told in the same words where the pair stays, so that the run does not tell it again.
+    assert [line in told for line in loss.remarks[-2:]] == [True, second == "P3"]
+
+
 # Groups and options
 
 
@@ -555,6 +584,7 @@ def learn(loss, differences, progress):
 @pytest.mark.parametrize("macro", [True, False])
 def test_levels_that_lag_count_more_unless_macro_is_off(pair, outputs, batch, targets, macro):
     loss = HandsOnGuidance(*pair, groups=("neck",), macro=macro)
+    learn(loss, [5.0, 1.0], 0.0)
     learn(loss, [1.0, 1.0], START)
     learn(loss, [0.5, 1.0], STOP)
 
@@ -572,6 +602,7 @@ def test_weights_of_a_step_do_not_change_when_the_next_one_is_learned(
     pair, outputs, batch, targets
 ):
     loss = HandsOnGuidance(*pair, groups=("neck",))
+    learn(loss, [5.0, 1.0], 0.0)
     learn(loss, [1.0, 1.0], START)
 
     found = loss(*outputs, batch, targets)

@@ -77,7 +77,8 @@ def test_where_no_level_counts_all_have_1():
 
 def learned(*steps, temperature=1.0):
     weights = MacroWeights(2, temperature)
-    for values, progress in steps:
+    # Values of the first step are not looked at, only when it was.
+    for values, progress in (([1e6, 1e-6], 0.0), *steps):
         weights.learn(values, progress)
     return weights.weights
 
@@ -109,13 +110,38 @@ def test_later_values_are_averaged_over_a_share_of_the_stage():
     torch.testing.assert_close(learned(*steps), torch.tensor([first, 2 - first]))
 
 
-def test_a_term_that_begins_late_measures_progress_from_its_first_step():
+def test_a_term_that_begins_late_measures_progress_from_its_first_steps():
+    weights = MacroWeights(2, 1.0)
+    # R = 2 / 2 and 2 / 4: the window is as far behind the first step as at the start of a stage.
+    for values, progress in (
+        ([1e6, 1e-6], 0.5),
+        ([2.0, 4.0], 0.5 + (START + STOP) / 2),
+        ([2.0, 2.0], 0.57),
+    ):
+        assert weights.weights.tolist() == [1, 1]
+        weights.learn(values, progress)
+
+    first = 2 / (1 + math.exp(-0.5))
+    torch.testing.assert_close(weights.weights, torch.tensor([first, 2 - first]))
+
+
+def test_of_a_short_stage_one_step_is_the_start():
     late = ([2.0, 4.0], 0.5)
 
     assert learned(late).tolist() == [1, 1]
-    first = 2 / (1 + math.exp(-0.5))
-    expected = torch.tensor([first, 2 - first])
-    torch.testing.assert_close(learned(late, ([2.0, 2.0], 0.6)), expected)
+    assert learned(late, ([2.0, 2.0], 0.6)).tolist() != [1, 1]
+
+
+def test_started_again_it_is_as_new():
+    weights = MacroWeights(2, 1.0)
+    for values, progress in (*FIRST, ([2.0, 2.0], 0.5), ([2.0, 2.0], 0.7)):
+        weights.learn(values, progress)
+    assert weights.weights.tolist() != [1, 1]
+
+    weights.restart()
+
+    new = MacroWeights(2, 1.0).state_dict()
+    assert all(torch.equal(value, new[name]) for name, value in weights.state_dict().items())
 
 
 def test_a_level_without_a_difference_at_the_start_has_1():
@@ -136,7 +162,7 @@ def test_a_level_that_began_with_hardly_any_difference_has_its_bounds(start):
 
 def test_one_with_the_state_of_another_goes_on_as_it():
     weights, other = MacroWeights(2, 1.0), MacroWeights(2, 1.0)
-    for values, progress in FIRST:
+    for values, progress in (([1.0, 1.0], 0.0), *FIRST):
         weights.learn(values, progress)
 
     other.load_state_dict(weights.state_dict())

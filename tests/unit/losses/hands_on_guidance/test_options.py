@@ -16,6 +16,29 @@ def test_a_group_has_the_weight_of_its_own_option(options_of):
     assert [options.weight(group) for group in options.asked] == [0.25, 2.0, 0.0]
 
 
+def test_details_have_defaults_and_may_be_given(options_of):
+    assert [options_of().value(name) for name in ("attention", "macro_temperature")] == [2.0, 1.0]
+    assert options_of(attention=0.0).value("attention") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("off", "name"),
+    [
+        ({"measure": "squared"}, "direction"),
+        ({"micro": False}, "background"),
+        ({"micro": False}, "attention"),
+        ({"micro": False}, "hardness"),
+        ({"macro": False}, "macro_temperature"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options_of, off, name):
+    switch = "(measure: squared|micro: false|macro: false)"
+    message = rf"^{name}: found 0\.5, without effect with {switch}\. Leave one out\.$"
+
+    with pytest.raises(ConfigError, match=message):
+        options_of(**off, **{name: 0.5})
+
+
 @pytest.mark.parametrize(
     "changes",
     [
