@@ -40,7 +40,7 @@ stages:
     optimizer: {{lr: 2e-3}}
     distill: [{{loss: hands-on-guidance, weight: auto}}]
 """
-LEVELS = ("C3", "C4", "P3", "P4", "cls.P3", "cls.P4", "box.P3", "box.P4")
+LEVELS = ("C3", "C4", "P3", "P4")
 FIGURES = ("difference", "weight", "foreground", "evenness")
 
 
@@ -88,18 +88,19 @@ def test_a_killed_guidance_ends_in_the_same_files_and_tells_what_it_has_paired(
     # Two images of twenty of each kind in a step: it looks again after ten.
     prepared = [one for one in records(whole) if "prepared" in one]
     assert [one["step"] for one in prepared] == [1, 11]
-    for one in prepared:
-        pairs = one["prepared"]["hands-on-guidance"]["correspondence"]
-        affinity = one["prepared"]["hands-on-guidance"]["affinity"]
-        assert tuple(pairs) == LEVELS
-        for own, guide in pairs.items():
-            assert (
-                f"seed-3/02-train: hands-on-guidance: {own} learns from {guide} of the teacher, "
-                f"affinity {affinity[own][guide]:.2f}\n"
-            ) in console(whole)
+    found = [one["prepared"]["hands-on-guidance"] for one in prepared]
+    assert [tuple(one["correspondence"]) for one in found] == [LEVELS] * 2
+    # A pair that stays is told once.
+    told = {pair: one for one in reversed(found) for pair in one["correspondence"].items()}
+    assert console(whole).count(" learns from ") == len(told)
+    for (own, guide), one in told.items():
+        assert (
+            f"seed-3/02-train: hands-on-guidance: {own} learns from {guide} of the teacher, "
+            f"affinity {one['affinity'][own][guide]:.2f}\n"
+        ) in console(whole)
     steps = [guidance(one) for one in records(whole) if "loss" in one]
     figures = {f"{level}.{figure}" for level in LEVELS for figure in FIGURES}
-    assert [one.keys() for one in steps] == [{"backbone", "neck", "head", "factor"} | figures] * 20
+    assert [one.keys() for one in steps] == [{"backbone", "neck", "factor"} | figures] * 20
     weights = [[one[f"{level}.weight"] for level in LEVELS] for one in steps]
     assert list(map(sum, weights)) == pytest.approx([len(LEVELS)] * 20)
     assert weights[0] == [1] * len(LEVELS)
@@ -109,7 +110,7 @@ def test_a_killed_guidance_ends_in_the_same_files_and_tells_what_it_has_paired(
 
 
 @pytest.mark.slow
-def test_a_teacher_of_another_family_and_pyramid_guides_all_but_the_head(recipe, kills, tmp_path):
+def test_a_teacher_of_another_family_and_pyramid_guides_backbone_and_neck(recipe, kills, tmp_path):
     torch.manual_seed(0)
     teacher = build_detector(
         "fcos",
@@ -127,9 +128,6 @@ def test_a_teacher_of_another_family_and_pyramid_guides_all_but_the_head(recipe,
 
     prepared, *_, last = records(tmp_path / "run")
     pairs = prepared["prepared"]["hands-on-guidance"]["correspondence"]
-    assert (
-        "hands-on-guidance: head is not compared: the student 'faster_rcnn' without features.head"
-    ) in console(tmp_path / "run")
     assert {name[0] + guide[0] for name, guide in pairs.items()} == {"CC", "PP"}
     assert guidance(last).keys() == {
         *("backbone", "neck", "factor"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from distildet.losses.hands_on_guidance.levels import (
 from distildet.losses.hands_on_guidance.macro_weights import HORIZON, MacroWeights
 from distildet.losses.hands_on_guidance.observed_levels import mean_and_variance, observe_level
 from distildet.losses.hands_on_guidance.options import (
+    DEFAULT_GROUPS,
     Group,
     HandsOnGuidanceOptions,
     Measure,
@@ -42,11 +43,11 @@ _FIGURES = ("difference", "weight", "foreground", "evenness", _RELEASED)
 class HandsOnGuidance(DistillationLoss):
     """Pushes the features of every level to equal those of the teacher's level alike.
 
-    Backbone, neck and head towers are imitated together. Which level learns from which is found
-    from what both say about images; channels are compared in units of the teacher's deviation, in
-    size and in direction; cells count by the objects in them, by what the teacher looks at and by
-    how hard they are, and levels the more, the more they lag behind. It helps students that have a
-    part of their own for each of the teacher's. With few steps, its many projectors learn late.
+    Backbone and neck are imitated together, and the towers of heads if asked for. Which level
+    learns from which is found from what both say about images; channels are compared in units of
+    the teacher's deviation, in size and in direction; cells count by the objects in them, by what
+    the teacher looks at and by how hard they are, and levels the more, the more they lag behind.
+    Towers of another depth or of few steps do not get near the teacher's, and it hurts to try.
 
     Formula:
         L = Σ_k π_k λ_k L_k / Σ_k π_k,   L_k = mean over images of Σ_p w_p e_p,   Σ_p w_p = 1
@@ -70,7 +71,8 @@ class HandsOnGuidance(DistillationLoss):
     Args:
         student: Facts of the student; its levels are read here.
         teacher: Facts of the teacher.
-        groups: Of "backbone", "neck", "head"; None for all that both have.
+        groups: Of "backbone", "neck", "head"; None for the first two, as far as both have them, or
+            those of the levels in `correspondence`.
         correspondence: "affinity": the levels most alike, in order; "order": first with first; or
             by hand, such as {"P3": "P4"}, of the student's levels that are to learn.
         stride_penalty: Of the affinity, for a stride that is twice as large or half, >= 0.
@@ -203,8 +205,8 @@ class HandsOnGuidance(DistillationLoss):
 
     @classmethod
     def needs_of(cls, student: DetectorSpec, teacher: DetectorSpec) -> Needs:
-        """Return the parts of all groups that both have; see `DistillationLoss.needs_of`."""
-        found = level_groups(student, teacher, get_args(Group))
+        """Return the parts of both's backbone and neck; see `DistillationLoss.needs_of`."""
+        found = level_groups(student, teacher, DEFAULT_GROUPS)
         parts = frozenset(PARTS_BY_GROUP[group.group] for group in found)
         return Needs(student=parts, teacher=parts)
 
@@ -364,4 +366,6 @@ def _groups_of(
     missing = missing_groups(student, teacher, asked)
     if missing and (options.groups is not None or not found):
         raise MissingPartError(f"groups: {'; '.join(missing)}.")
-    return found, tuple(missing)
+    # Who pairs levels by hand names what is to be compared.
+    by_hand = isinstance(options.correspondence, Mapping)
+    return found, () if by_hand else tuple(missing)

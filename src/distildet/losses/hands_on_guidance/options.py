@@ -10,6 +10,8 @@ from distildet.errors import ConfigError, nearest_names
 Group = Literal["backbone", "neck", "head"]
 Pairing = Literal["affinity", "order"]
 Measure = Literal["hands-on", "squared"]
+DEFAULT_GROUPS: tuple[Group, ...] = ("backbone", "neck")
+"""Head towers cost accuracy: docs/methods/hands-on-guidance.md."""
 Detail = Literal["direction", "background", "attention", "hardness", "macro_temperature"]
 
 _DETAILS: dict[Detail, float] = {
@@ -60,7 +62,9 @@ class HandsOnGuidanceOptions:
     @property
     def asked(self) -> tuple[Group, ...]:
         """The groups that shall be compared, where the pair has them."""
-        return get_args(Group) if self.groups is None else self.groups
+        if self.groups is not None:
+            return self.groups
+        return get_args(Group) if isinstance(self.correspondence, Mapping) else DEFAULT_GROUPS
 
     def weight(self, group: Group) -> float:
         """Return what each level of a group counts."""

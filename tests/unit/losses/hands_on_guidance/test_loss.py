@@ -228,6 +228,7 @@ def naive_level(loss, number, outputs, targets):
     return [sum(one) / len(SIZES) for one in (values, shares, even)]
 
 
+ALL = ("backbone", "neck", "head")
 LEARNED = (0.5, 1.0, 2.0, 0.7, 0.9, 1.1, 1.0, 1.3)
 """What the levels' differences are of those at first, where macro weights have learned."""
 
@@ -379,7 +380,7 @@ def test_a_level_that_the_teacher_has_besides_is_skipped(spec_of, batch_of, extr
 
 
 def test_in_order_the_first_learns_from_the_first_whatever_is_seen(pair, outputs, batch, targets):
-    loss = HandsOnGuidance(*pair, correspondence="order")
+    loss = HandsOnGuidance(*pair, correspondence="order", groups=ALL)
 
     found = prepare(loss, outputs, batch, targets)
 
@@ -418,7 +419,7 @@ def test_it_looks_twice_where_pairs_are_found_and_else_once(pair, correspondence
 
 
 def test_channels_that_do_not_vary_are_told(pair, outputs, batch, targets):
-    found = prepare(HandsOnGuidance(*pair), outputs, batch, targets)
+    found = prepare(HandsOnGuidance(*pair, groups=ALL), outputs, batch, targets)
 
     assert found["left_out"] == dict.fromkeys(TEACHER, 1)
 
@@ -510,14 +511,18 @@ def test_what_was_learned_is_forgotten_where_levels_are_paired_anew(
 
 
 def test_groups_that_the_pair_does_not_have_are_left_out_and_remarked(spec_of):
-    teacher = spec_of({"C3": 3, "P3": 4}, family="faster_rcnn")
+    teacher = spec_of({"C3": 3}, family="bare")
 
     loss = HandsOnGuidance(spec_of(STUDENT, family="own"), teacher)
 
-    assert loss.needs.student == loss.needs.teacher == {"features.backbone", "features.neck"}
-    assert loss.remarks == (
-        "head is not compared: the teacher 'faster_rcnn' without features.head",
-    )
+    assert loss.needs.student == loss.needs.teacher == {"features.backbone"}
+    assert loss.remarks == ("neck is not compared: the teacher 'bare' without features.neck",)
+
+
+def test_towers_of_heads_are_compared_if_they_are_asked_for_or_paired_by_hand(pair):
+    assert HandsOnGuidance(*pair).needs.student == {"features.backbone", "features.neck"}
+    for options in {"groups": ("head",)}, {"correspondence": {"cls.P3": "cls.P4"}}:
+        assert HandsOnGuidance(*pair, **options).needs.student == {"features.head"}
 
 
 def test_what_is_missing_is_still_remarked_once_it_is_prepared(spec_of, random_output, batch):
@@ -530,7 +535,6 @@ def test_what_is_missing_is_still_remarked_once_it_is_prepared(spec_of, random_o
 
     assert [line.split(":")[0] for line in loss.remarks] == [
         "backbone is not compared",
-        "head is not compared",
         "P3 learns from P3 of the teacher, affinity 1.00",
     ]
 
@@ -540,8 +544,8 @@ def test_what_is_missing_is_still_remarked_once_it_is_prepared(spec_of, random_o
     [
         ({"groups": ("neck",)}, {"neck"}),
         ({"groups": ("head", "backbone")}, {"head", "backbone"}),
-        ({"backbone_weight": 0.0}, {"neck", "head"}),
-        ({"neck_weight": 0.0, "head_weight": 0.0}, {"backbone"}),
+        ({"backbone_weight": 0.0}, {"neck"}),
+        ({"groups": ("backbone", "head"), "head_weight": 0.0}, {"backbone"}),
     ],
 )
 def test_groups_that_are_not_asked_for_or_of_no_weight_are_not_read(
@@ -558,7 +562,7 @@ def test_groups_that_are_not_asked_for_or_of_no_weight_are_not_read(
 def test_parts_are_weighed_by_their_groups(pair, outputs, batch, targets):
     weights = {"backbone_weight": 2.0, "neck_weight": 0.25, "head_weight": 3.0}
     torch.manual_seed(0)
-    loss = HandsOnGuidance(*pair, **weights)
+    loss = HandsOnGuidance(*pair, groups=ALL, **weights)
 
     found = loss(*outputs, batch, targets)
 
@@ -648,7 +652,7 @@ def test_gradients_reach_every_map_of_the_student_and_projector_and_none_of_the_
     for output in outputs:
         for feature in output.features.values():
             feature.requires_grad_()
-    loss = HandsOnGuidance(*pair, release=0.1)
+    loss = HandsOnGuidance(*pair, groups=ALL, release=0.1)
 
     found = loss(*outputs, batch, targets)
     sum(parts_of(loss, found).values()).backward()
@@ -709,7 +713,7 @@ def test_maps_of_one_cell_are_compared(spec_of, batch_of, target_of):
 def test_half_precision_gives_float32_of_nearly_the_same_value(
     pair, outputs, batch, targets, options
 ):
-    loss = HandsOnGuidance(*pair, **options)
+    loss = HandsOnGuidance(*pair, groups=ALL, **options)
     half = [
         DetectorOutput(features={name: one.bfloat16() for name, one in output.features.items()})
         for output in outputs
@@ -764,7 +768,7 @@ def test_a_group_that_is_asked_for_and_missing_is_refused(spec_of):
 def test_a_pair_without_any_group_is_refused(spec_of):
     message = (
         r"^groups: backbone is not compared: the student 'own' without features\.backbone; "
-        r"neck is .*; head is "
+        r"neck is "
     )
 
     with pytest.raises(MissingPartError, match=message):

@@ -5,13 +5,15 @@ import pytest
 from distildet.errors import ConfigError
 
 
-def test_every_group_is_asked_for_unless_some_are_named(options_of):
-    assert options_of().asked == ("backbone", "neck", "head")
+def test_backbone_and_neck_are_asked_for_unless_groups_or_levels_are_named(options_of):
+    assert options_of().asked == ("backbone", "neck")
+    assert options_of(correspondence={"P3": "P3"}).asked == ("backbone", "neck", "head")
     assert options_of(groups=("head", "neck")).asked == ("head", "neck")
 
 
 def test_a_group_has_the_weight_of_its_own_option(options_of):
-    options = options_of(backbone_weight=0.25, neck_weight=2.0, head_weight=0.0)
+    every = ("backbone", "neck", "head")
+    options = options_of(groups=every, backbone_weight=0.25, neck_weight=2.0, head_weight=0.0)
 
     assert [options.weight(group) for group in options.asked] == [0.25, 2.0, 0.0]
 
@@ -102,8 +104,8 @@ def test_factors_are_finite_and_not_below_0(options_of, name, number):
             r"^neck_weight: found 0, which compares nothing\. At least one must be above 0\.$",
         ),
         (
-            {"backbone_weight": 0.0, "neck_weight": 0.0, "head_weight": 0.0},
-            r"^backbone_weight, neck_weight, head_weight: found 0, which compares nothing\.",
+            {"backbone_weight": 0.0, "neck_weight": 0.0},
+            r"^backbone_weight, neck_weight: found 0, which compares nothing\.",
         ),
     ],
 )
