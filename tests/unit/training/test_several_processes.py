@@ -18,7 +18,7 @@ from distildet.training.terms import Term
 # beside weights of about 0.1.
 SAME = {"rtol": 1e-5, "atol": 5e-6}
 PLAIN = {"optimizer": "sgd", "steps": 20, "batch_norm": "frozen"}
-# Towers of an untrained head hardly vary, so that students swing which are told to equal them in
+# Features of untrained teachers hardly vary, so that students swing which are told to equal them in
 # units of that: rounding grows from step to step.
 BRIEFLY = {"steps": 8, "lr": 1e-4}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,8 @@ class HandsOnGuidance(DistillationLoss):
         attention: How much cells count that the teacher is active in, >= 0; None for 2.
         hardness: How much cells count that differ more than others, >= 0; None for 1.
         macro: Whether levels are weighed by their progress; otherwise λ = 1.
-        macro_temperature: Above 0; the smaller, the more for the level that lags most. None for 1.
+        macro_temperature: At least 0.001; the smaller, the more for the level that lags most. None
+            for 1.
         backbone_weight: π of the backbone's levels, >= 0; 0 leaves them out.
         neck_weight: π of the neck's levels.
         head_weight: π of the levels of head towers.
@@ -365,7 +366,11 @@ def _groups_of(
     found = level_groups(student, teacher, asked)
     missing = missing_groups(student, teacher, asked)
     if missing and (options.groups is not None or not found):
-        raise MissingPartError(f"groups: {'; '.join(missing)}.")
+        both = [group for group in get_args(Group) if level_groups(student, teacher, [group])]
+        raise MissingPartError(
+            f"groups: {'; '.join(missing)}. Both have: {', '.join(both) or 'none'}. Take the "
+            "others out, or choose another loss."
+        )
     # Who pairs levels by hand names what is to be compared.
     by_hand = isinstance(options.correspondence, Mapping)
     return found, () if by_hand else tuple(missing)

@@ -12,6 +12,8 @@ Pairing = Literal["affinity", "order"]
 Measure = Literal["hands-on", "squared"]
 DEFAULT_GROUPS: tuple[Group, ...] = ("backbone", "neck")
 """Head towers cost accuracy: docs/methods/hands-on-guidance.md."""
+LEAST_TEMPERATURE = 1e-3
+"""Of macro weights: with less their bounds and their sum would not hold."""
 Detail = Literal["direction", "background", "attention", "hardness", "macro_temperature"]
 
 _DETAILS: dict[Detail, float] = {
@@ -138,7 +140,12 @@ class HandsOnGuidanceOptions:
             ),
             ("images", self.images, "1 or more", self.images >= 1),
             ("release", self.release, "a number from 0 to below 1", 0 <= self.release < 1),
-            ("macro_temperature", temperature, "a finite number above 0", temperature > 0),
+            (
+                "macro_temperature",
+                temperature,
+                "a finite number of 0.001 or more",
+                temperature >= 1e-3,
+            ),
         )
         return [
             f"{name}: found {number}. Accepted: {accepted}."
