@@ -223,7 +223,7 @@ def test_a_dense_and_a_region_head_are_refused_with_what_fits(region_spec, dense
         "loss 'adaptive' does not fit this pair: the student 'retinanet' has a dense head, the "
         "teacher 'faster_rcnn' a region head. Accepted: dense heads of the same family, or region "
         "heads, on both sides. With their default options these losses fit this pair: "
-        "feature-imitation, foreground-imitation, global-knowledge."
+        "feature-imitation, foreground-imitation, global-knowledge, hands-on-guidance."
     )
 
 

@@ -36,7 +36,7 @@ def test_a_misfit_says_what_is_missing_and_what_would_fit(spec_of):
     assert message == (
         "loss 'adaptive' does not fit this pair: the student 'tiny' does not have dense (it has "
         "features.neck, queries). With their default options these losses fit this pair: "
-        "feature-imitation, foreground-imitation, global-knowledge."
+        "feature-imitation, foreground-imitation, global-knowledge, hands-on-guidance."
     )
 
 
