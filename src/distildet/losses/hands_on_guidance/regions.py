@@ -28,6 +28,8 @@ class Regions:
         self._targets = targets
         self._background = background
         self._found: dict[tuple[int, int, int | None, int], Cells] = {}
+        # Number of levels -> place of each box; to compute it anew would make a GPU wait.
+        self._places: dict[int, Tensor] = {}
 
     def cells(self, feature: Tensor, place: int | None, num_levels: int) -> Cells:
         """Return what the cells of a map count.
@@ -55,5 +57,6 @@ class Regions:
 
     def _seen(self, place: int, num_levels: int) -> Sequence[Tensor]:
         boxes = [target.boxes for target in self._targets]
-        places = places_by_size(self._batch, boxes, num_levels)
-        return (places == place).split_with_sizes([len(own) for own in boxes])
+        if num_levels not in self._places:
+            self._places[num_levels] = places_by_size(self._batch, boxes, num_levels)
+        return (self._places[num_levels] == place).split_with_sizes([len(own) for own in boxes])
