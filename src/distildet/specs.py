@@ -18,11 +18,14 @@ class FeatureLevel:
         name: Such as "C4", "P3", "cls.P3".
         channels: Number of channels.
         stride: Nominal batch pixels per cell; geometry uses padded size / map size.
+        object_side: Side in batch pixels, as the root of the area, of the objects that the detector
+            looks for on this level; None: of any.
     """
 
     name: str
     channels: int
     stride: int
+    object_side: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class DenseDetector(PyramidDetector):
         options: As `stored_options` returns them.
         pretrained: Backbone weights: true (the library's download), a file, or false.
         image_size: Longer side in pixels of the images it sees.
+        object_side: Of the objects that are looked for on a level, in its strides.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class DenseDetector(PyramidDetector):
         options: Mapping[str, Any],
         pretrained: bool | Path,
         image_size: int,
+        object_side: float,
     ) -> None:
         super().__init__(
             family=family,
@@ -55,6 +57,7 @@ class DenseDetector(PyramidDetector):
             image_size=image_size,
             head="dense",
             parts={FEATURES_BACKBONE, FEATURES_NECK, FEATURES_HEAD, DENSE, LOSSES, DETECTIONS},
+            object_side=object_side,
         )
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Faster R-CNN (Ren et al., arXiv 1506.01497) with a feature pyramid (Lin et al., 1612.03144)."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -163,6 +164,9 @@ class FasterRCNN(PyramidDetector):
             image_size=image_size,
             head="region",
             parts={FEATURES_BACKBONE, FEATURES_NECK, REGIONS, LOSSES, DETECTIONS},
+            # The middle of the boxes, from this side to its double, that the level of stride 16
+            # is pooled for.
+            object_side=math.sqrt(2) * region_canonical_size / 16,
         )
         self.proposal_network = ProposalNetwork(
             neck_channels,

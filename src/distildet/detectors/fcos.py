@@ -1,5 +1,6 @@
 """FCOS (Tian et al., arXiv 2006.09214) on any pyramid backbone."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import check_options, pyramid_anchors, stored_options
 from distildet.structures import DensePrediction, Detections, ImageBatch, Targets
 
+OBJECT_SIDE = math.sqrt(8 * 16)
+"""In strides: the middle of boxes whose sides are 4 to 8 strides from their centre."""
 _AT_LEAST = {"neck_channels": 2, "max_detections": 1, "extra_levels": 0, "head_depth": 0}
 
 
@@ -86,6 +89,7 @@ class FCOS(DenseDetector):
             options=options,
             pretrained=pretrained,
             image_size=image_size,
+            object_side=OBJECT_SIDE,
         )
         self.points = pyramid_anchors(self.neck.strides, scale=1.0, octaves=1, ratios=(1.0,))
         self.head = PointHead(neck_channels, len(classes), depth=head_depth, norm=head_norm)

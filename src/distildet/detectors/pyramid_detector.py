@@ -32,6 +32,7 @@ class PyramidDetector(Detector):
         image_size: Longer side in pixels of the images it sees.
         head: Kind of its predictions.
         parts: What forward can return.
+        object_side: Of the objects that are looked for on a level of neck and head, in its strides.
 
     Raises:
         ConfigError: An option has no meaning; the message names it.
@@ -48,6 +49,7 @@ class PyramidDetector(Detector):
         image_size: int,
         head: HeadKind,
         parts: Iterable[str],
+        object_side: float,
     ) -> None:
         offered = frozenset(parts)
         levels = options["backbone_levels"]
@@ -70,6 +72,7 @@ class PyramidDetector(Detector):
                     neck,
                     options["neck_channels"],
                     has_towers=FEATURES_HEAD in offered,
+                    object_side=object_side,
                 ),
                 head=head,
                 parts=offered,
@@ -205,6 +208,7 @@ def _feature_levels(
     neck_channels: int,
     *,
     has_towers: bool,
+    object_side: float,
 ) -> tuple[FeatureLevel, ...]:
     levels = [
         FeatureLevel(name=name, channels=count, stride=PYRAMID_STRIDES[name])
@@ -212,7 +216,12 @@ def _feature_levels(
     ]
     for prefix in ("", "cls.", "box.") if has_towers else ("",):
         levels += [
-            FeatureLevel(name=f"{prefix}{name}", channels=neck_channels, stride=stride)
+            FeatureLevel(
+                name=f"{prefix}{name}",
+                channels=neck_channels,
+                stride=stride,
+                object_side=object_side * stride,
+            )
             for name, stride in zip(neck.levels, neck.strides, strict=True)
         ]
     return tuple(levels)

@@ -101,6 +101,8 @@ class RetinaNet(DenseDetector):
             options=options,
             pretrained=pretrained,
             image_size=image_size,
+            # The middle of a level's anchors.
+            object_side=anchor_scale * 2 ** ((anchor_octaves - 1) / anchor_octaves / 2),
         )
         self.anchors = pyramid_anchors(
             self.neck.strides, scale=anchor_scale, octaves=anchor_octaves, ratios=anchor_ratios

@@ -1,4 +1,4 @@
-"""How large objects are in their image, and on which pyramid level they are looked for."""
+"""How large objects are, and on which pyramid level they are looked for."""
 
 from collections.abc import Sequence
 
@@ -33,3 +33,21 @@ def places_by_size(batch: ImageBatch, boxes: Sequence[Tensor], num_levels: int) 
     """
     sides = relative_sides(batch, boxes).prod(1).sqrt()
     return (sides / FINEST_SIDE).log2().floor().clamp(0, num_levels - 1)
+
+
+def nearest_places(boxes: Tensor, sides: Sequence[float]) -> Tensor:
+    """Return [n], for each box the place of the level that looks for objects most like it in size.
+
+    Args:
+        boxes: [n 4] xyxy, batch frame.
+        sides: Of the objects that each level looks for, in batch pixels, above 0; at least one.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 4.0, 36.0]])  # sides 1 and 12
+        >>> nearest_places(boxes, (8.0, 16.0))  # 12 is above the geometric mean of both, 11.3
+        tensor([0, 1])
+    """
+    lengths = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
+    # A box without area is on the finest level, whose distance is then as infinite as the others'.
+    logs = lengths.clamp(min=torch.finfo(lengths.dtype).tiny).log()
+    return (logs[:, None] - lengths.new_tensor(list(sides)).log()).abs().argmin(1)

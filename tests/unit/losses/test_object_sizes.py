@@ -2,7 +2,7 @@
 
 import torch
 
-from distildet.losses.object_sizes import places_by_size, relative_sides
+from distildet.losses.object_sizes import nearest_places, places_by_size, relative_sides
 
 
 def squares(*sides):
@@ -49,3 +49,16 @@ def test_images_without_boxes_have_no_places(batch_of):
     batch = batch_of(((80, 80), (80, 80)), (80, 80))
 
     assert places_by_size(batch, [squares(), squares()], 3).shape == (0,)
+
+
+def test_a_box_is_on_the_level_whose_side_differs_by_the_least_factor():
+    # Between 8, 16 and 64 lie 11.3 and 32.
+    boxes = squares(1, 11, 12, 31, 33, 1000)
+
+    assert nearest_places(boxes, (8.0, 16.0, 64.0)).tolist() == [0, 0, 1, 1, 2, 2]
+    assert nearest_places(boxes, (8.0,)).tolist() == [0] * 6
+
+
+def test_boxes_without_area_and_no_boxes_have_places_too():
+    assert nearest_places(squares(0.0), (8.0, 16.0)).tolist() == [0]
+    assert nearest_places(squares(), (8.0, 16.0)).shape == (0,)

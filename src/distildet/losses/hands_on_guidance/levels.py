@@ -29,6 +29,12 @@ class LevelGroup:
     own: tuple[FeatureLevel, ...]
     guide: tuple[FeatureLevel, ...]
 
+    @property
+    def sides(self) -> tuple[float, ...]:
+        """Of the objects that the student's levels look for; empty where one looks for any."""
+        sides = tuple(one.object_side for one in self.own if one.object_side is not None)
+        return sides if len(sides) == len(self.own) else ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentLevel:

@@ -60,8 +60,8 @@ class HandsOnGuidance(DistillationLoss):
         p: the cells that show image, on the coarser grid of both; a: 1x1 projector; μ, s: mean and
         deviation of the teacher's channels; huber: x²/2 up to 1, then |x| - 1/2; M: 1 / area of the
         smallest box over a cell, N: equal over the rest, each of sum 1; on necks and heads a box is
-        on the level of its size; ē: mean of e; m: 0, or what a share `release` of the cells lay
-        below of late; π: weight of the group.
+        on the student's level that looks for objects nearest to it in size; ē: mean of e; m: 0, or
+        what a share `release` of the cells lay below of late; π: weight of the group.
 
     Needs:
         some of features.backbone, features.neck, features.head on both sides, whatever their
@@ -75,7 +75,8 @@ class HandsOnGuidance(DistillationLoss):
             those of the levels in `correspondence`.
         correspondence: "affinity": the levels most alike, in order; "order": first with first; or
             by hand, such as {"P3": "P4"}, of the student's levels that are to learn.
-        stride_penalty: Of the affinity, for a stride that is twice as large or half, >= 0.
+        stride_penalty: Of the affinity, for a stride that is twice as large or half, >= 0; None for
+            0.5.
         images: That levels are compared on, and the teacher's statistics taken of.
         measure: "hands-on", e as above; or "squared": |a(S) - T|² / Σ_c s².
         direction: Factor of the direction, >= 0; None for 0.5.
@@ -87,9 +88,9 @@ class HandsOnGuidance(DistillationLoss):
         macro: Whether levels are weighed by their progress; otherwise λ = 1.
         macro_temperature: At least 0.001; the smaller, the more for the level that lags most. None
             for 1.
-        backbone_weight: π of the backbone's levels, >= 0; 0 leaves them out.
-        neck_weight: π of the neck's levels.
-        head_weight: π of the levels of head towers.
+        backbone_weight: π of the backbone's levels, >= 0; 0 leaves them out, None for 0.5.
+        neck_weight: π of the neck's levels; None for 1.
+        head_weight: π of the levels of head towers; None for 1.
 
     Shape:
         per level student feature [b, c, h, w], teacher feature [b, d, i, j].
@@ -126,7 +127,7 @@ class HandsOnGuidance(DistillationLoss):
         *,
         groups: tuple[Group, ...] | None = None,
         correspondence: Pairing | Mapping[str, str] = "affinity",
-        stride_penalty: float = 0.5,
+        stride_penalty: float | None = None,
         images: int = 512,
         measure: Measure = "hands-on",
         direction: float | None = None,
@@ -137,9 +138,9 @@ class HandsOnGuidance(DistillationLoss):
         hardness: float | None = None,
         macro: bool = True,
         macro_temperature: float | None = None,
-        backbone_weight: float = 0.5,
-        neck_weight: float = 1.0,
-        head_weight: float = 1.0,
+        backbone_weight: float | None = None,
+        neck_weight: float | None = None,
+        head_weight: float | None = None,
     ) -> None:
         super().__init__(student, teacher)
         self.options = HandsOnGuidanceOptions(
@@ -236,7 +237,7 @@ class HandsOnGuidance(DistillationLoss):
             channels hardly vary and are left out.
         """
         affinity = [
-            affinities(group, student, teacher, stride_penalty=self.options.stride_penalty)
+            affinities(group, student, teacher, stride_penalty=self.options.value("stride_penalty"))
             for group in self.groups
         ]
         left_out = {}
@@ -298,14 +299,11 @@ class HandsOnGuidance(DistillationLoss):
             weights = torch.ones(len(self.levels), device=device)
         for number, (one, guide) in enumerate(zip(self.levels, self._guide_levels(), strict=True)):
             group, name = self.groups[one.group], one.level.name
-            on_all = group.group == "backbone"
             found: GuidedValue = self.guided[number](
                 student.features[name],
                 teacher.features[guide.name].detach(),
                 self._scale(guide),
-                partial(
-                    regions.cells, place=None if on_all else one.place, num_levels=len(group.own)
-                ),
+                partial(regions.cells, place=one.place, sides=group.sides),
                 None if self.margins is None else self.margins.value[number],
             )
             weighted = self.options.weight(group.group) / whole * weights[number] * found.value

@@ -14,15 +14,19 @@ DEFAULT_GROUPS: tuple[Group, ...] = ("backbone", "neck")
 """Head towers cost accuracy: docs/methods/hands-on-guidance.md."""
 LEAST_TEMPERATURE = 1e-3
 """Of macro weights: with less their bounds and their sum would not hold."""
-Detail = Literal["direction", "background", "attention", "hardness", "macro_temperature"]
+Detail = Literal[
+    "stride_penalty", "direction", "background", "attention", "hardness", "macro_temperature"
+]
 
 _DETAILS: dict[Detail, float] = {
+    "stride_penalty": 0.5,
     "direction": 0.5,
     "background": 0.5,
     "attention": 2.0,
     "hardness": 1.0,
     "macro_temperature": 1.0,
 }
+_WEIGHTS: dict[Group, float] = {"backbone": 0.5, "neck": 1.0, "head": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class HandsOnGuidanceOptions:
 
     groups: tuple[Group, ...] | None
     correspondence: Pairing | Mapping[str, str]
-    stride_penalty: float
+    stride_penalty: float | None
     images: int
     measure: Measure
     direction: float | None
@@ -46,9 +50,9 @@ class HandsOnGuidanceOptions:
     hardness: float | None
     macro: bool
     macro_temperature: float | None
-    backbone_weight: float
-    neck_weight: float
-    head_weight: float
+    backbone_weight: float | None
+    neck_weight: float | None
+    head_weight: float | None
 
     def __post_init__(self) -> None:
         """Refuse options without a meaning."""
@@ -70,8 +74,8 @@ class HandsOnGuidanceOptions:
 
     def weight(self, group: Group) -> float:
         """Return what each level of a group counts."""
-        value: float = getattr(self, f"{group}_weight")
-        return value
+        given: float | None = getattr(self, f"{group}_weight")
+        return _WEIGHTS[group] if given is None else given
 
     def value(self, detail: Detail) -> float:
         """Return an option of a mechanism, its default where none is given."""
@@ -87,11 +91,19 @@ class HandsOnGuidanceOptions:
             switched_off.append(("micro: false", ("background", "attention", "hardness")))
         if not self.macro:
             switched_off.append(("macro: false", ("macro_temperature",)))
-        return [
+        if self.correspondence == "order":
+            switched_off.append(("correspondence: order", ("stride_penalty",)))
+        without_effect = [
             f"{name}: found {getattr(self, name)}, without effect with {switch}. Leave one out."
             for switch, names in switched_off
             for name in names
             if getattr(self, name) is not None
+        ]
+        return without_effect + [
+            f"{group}_weight: found {self.weight(group)}, without effect: {group} is not among the "
+            f"groups {', '.join(self.asked)}. Add it to `groups`, or leave this out."
+            for group in get_args(Group)
+            if group not in self.asked and getattr(self, f"{group}_weight") is not None
         ]
 
     def _wrong_words(self) -> list[str]:
@@ -125,7 +137,7 @@ class HandsOnGuidanceOptions:
 
     def _wrong_numbers(self) -> list[str]:
         at_least_0 = {
-            "stride_penalty": self.stride_penalty,
+            "stride_penalty": self.value("stride_penalty"),
             "direction": self.value("direction"),
             "background": self.value("background"),
             "attention": self.value("attention"),

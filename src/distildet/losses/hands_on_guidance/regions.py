@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from distildet.losses.feature_difference import cells_that_show_image
 from distildet.losses.hands_on_guidance.micro_weights import region_weights
-from distildet.losses.object_sizes import places_by_size
+from distildet.losses.object_sizes import nearest_places
 from distildet.structures import ImageBatch, Targets
 
 Cells = tuple[Tensor, Tensor, Tensor]
 """[b 1 h w] each: cells that show image, what they count for the boxes over them, and 1 for those
 that overlap a box."""
+Sides = tuple[float, ...]
+"""In batch pixels, one a level, finest first."""
 
 
 class Regions:
@@ -27,36 +30,37 @@ class Regions:
         self._batch = batch
         self._targets = targets
         self._background = background
-        self._found: dict[tuple[int, int, int | None, int], Cells] = {}
-        # Number of levels -> place of each box; to compute it anew would make a GPU wait.
-        self._places: dict[int, Tensor] = {}
+        self._found: dict[tuple[int, int, int, Sides], Cells] = {}
+        # Sides -> place of each box; to compute it anew would make a GPU wait.
+        self._places: dict[Sides, Tensor] = {}
 
-    def cells(self, feature: Tensor, place: int | None, num_levels: int) -> Cells:
+    def cells(self, feature: Tensor, place: int, sides: Sides) -> Cells:
         """Return what the cells of a map count.
 
         Args:
             feature: [b c h w].
-            place: Of its level, 0 for the finest: boxes of its size are seen. None: all are.
-            num_levels: That share the boxes.
+            place: Of its level, 0 for the finest: the boxes that it looks for are seen.
+            sides: Of the objects that each of the levels that share the boxes looks for; none: all
+                boxes are seen.
         """
-        key = (feature.shape[2], feature.shape[3], place, num_levels)
+        key = (feature.shape[2], feature.shape[3], place if sides else 0, sides)
         if key not in self._found:
-            self._found[key] = self._cells(feature, place, num_levels)
+            self._found[key] = self._cells(feature, place, sides)
         return self._found[key]
 
-    def _cells(self, feature: Tensor, place: int | None, num_levels: int) -> Cells:
+    def _cells(self, feature: Tensor, place: int, sides: Sides) -> Cells:
         shown = cells_that_show_image(self._batch, feature)
         region, inside = region_weights(
             self._targets,
             shown,
             canvas=self._batch.canvas,
             background=self._background,
-            seen=None if place is None else self._seen(place, num_levels),
+            seen=self._seen(place, sides) if sides else None,
         )
         return shown, region, inside
 
-    def _seen(self, place: int, num_levels: int) -> Sequence[Tensor]:
+    def _seen(self, place: int, sides: Sides) -> Sequence[Tensor]:
         boxes = [target.boxes for target in self._targets]
-        if num_levels not in self._places:
-            self._places[num_levels] = places_by_size(self._batch, boxes, num_levels)
-        return (self._places[num_levels] == place).split_with_sizes([len(own) for own in boxes])
+        if sides not in self._places:
+            self._places[sides] = nearest_places(torch.cat(boxes), sides)
+        return (self._places[sides] == place).split_with_sizes([len(own) for own in boxes])

@@ -11,7 +11,7 @@ from distildet.structures import DetectorOutput, Targets
 DEFAULTS = {
     "groups": None,
     "correspondence": "affinity",
-    "stride_penalty": 0.5,
+    "stride_penalty": None,
     "images": 512,
     "measure": "hands-on",
     "direction": None,
@@ -22,9 +22,9 @@ DEFAULTS = {
     "hardness": None,
     "macro": True,
     "macro_temperature": None,
-    "backbone_weight": 0.5,
-    "neck_weight": 1.0,
-    "head_weight": 1.0,
+    "backbone_weight": None,
+    "neck_weight": None,
+    "head_weight": None,
 }
 
 
@@ -33,12 +33,20 @@ def make_options(**changes):
 
 
 def make_spec(channels_by_level, *, family="tiny"):
-    """A detector with the parts of its levels, such as C3, P3 and cls.P3."""
+    """A detector with the parts of its levels, such as C3, P3 and cls.P3.
+
+    Its neck and head look for objects of two strides.
+    """
     return DetectorSpec(
         family=family,
         classes=ClassList(("a", "b")),
         levels=tuple(
-            FeatureLevel(name=name, channels=channels, stride=2 ** int(name[-1]))
+            FeatureLevel(
+                name=name,
+                channels=channels,
+                stride=2 ** int(name[-1]),
+                object_side=None if name.startswith("C") else 2.0 * 2 ** int(name[-1]),
+            )
             for name, channels in channels_by_level.items()
         ),
         head="dense",

@@ -31,6 +31,7 @@ def test_details_have_defaults_and_may_be_given(options_of):
         ({"micro": False}, "micro: false", "attention"),
         ({"micro": False}, "micro: false", "hardness"),
         ({"macro": False}, "macro: false", "macro_temperature"),
+        ({"correspondence": "order"}, "correspondence: order", "stride_penalty"),
     ],
 )
 def test_an_option_without_effect_is_refused(options_of, off, switch, name):
@@ -41,9 +42,22 @@ def test_an_option_without_effect_is_refused(options_of, off, switch, name):
 
 
 @pytest.mark.parametrize(
+    ("given", "names"), [({}, "backbone, neck"), ({"groups": ("neck",)}, "neck")]
+)
+def test_the_weight_of_a_group_that_is_not_compared_is_refused(options_of, given, names):
+    message = (
+        rf"^head_weight: found 0\.5, without effect: head is not among the groups {names}\. Add it "
+        r"to `groups`, or leave this out\.$"
+    )
+
+    with pytest.raises(ConfigError, match=message):
+        options_of(**given, head_weight=0.5)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
-        {"groups": ("neck",), "backbone_weight": 0.0, "head_weight": 0.0},
+        {"groups": ("neck", "backbone"), "backbone_weight": 0.0},
         {"correspondence": {"P3": "P4"}},
         {"correspondence": "order"},
         {"measure": "squared", "release": 0.999, "images": 1},
@@ -74,7 +88,7 @@ def test_factors_are_finite_and_not_below_0(options_of, name, number):
     message = rf"^{name}: found {number}\. Accepted: a finite number of 0 or more\.$"
 
     with pytest.raises(ConfigError, match=message):
-        options_of(**{name: number})
+        options_of(groups=("backbone", "neck", "head"), **{name: number})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +129,7 @@ def test_options_without_a_meaning_are_refused(options_of, changes, message):
 
 def test_all_faults_are_told_at_once(options_of):
     with pytest.raises(ConfigError) as error:
-        options_of(measure="mine", groups=(), correspondence={}, release=2.0, head_weight=-1.0)
+        options_of(measure="mine", groups=(), correspondence={}, release=2.0, direction=-1.0)
 
     names = [line.split(":")[0] for line in str(error.value).splitlines()]
-    assert names == ["measure", "groups", "correspondence", "head_weight", "release"]
+    assert names == ["measure", "groups", "correspondence", "direction", "release"]
