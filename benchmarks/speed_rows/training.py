@@ -2,8 +2,10 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from distildet.losses.base import DistillationLoss, Needs, given_to_teacher
 from distildet.losses.feature_imitation import FeatureImitation
 from distildet.losses.global_knowledge import GlobalKnowledge
 from distildet.losses.hands_on_guidance import HandsOnGuidance
+from distildet.specs import DetectorSpec
 from distildet.structures import (
     FEATURES_NECK,
     LOSSES,
@@ -32,6 +35,8 @@ from speed_rows.models import FAMILIES, Inputs, make_inputs, make_pair
 from speed_rows.settings import Settings
 from speed_rows.timing import Clock, Goal, Row, Work
 
+MakeLoss: TypeAlias = Callable[[DetectorSpec, DetectorSpec], DistillationLoss]
+
 # So small that the weights, and with them the work of a step, stay as they are.
 RATE = 1e-7
 WEIGHT_DECAY, CLIP, EMA = 0.02, 10.0, 0.998
@@ -42,6 +47,7 @@ DISTILL_GOALS = {
     "adaptive": Goal(sign=">=", value=0.95),
     "global-knowledge": Goal(sign=">=", value=0.9),
     "hands-on-guidance": Goal(sign=">=", value=0.9),
+    "hands-on-guidance and towers": Goal(sign=">=", value=0.9),
 }
 
 
@@ -178,14 +184,17 @@ class Nothing(DistillationLoss):
 
 def distill_step(settings: Settings) -> list[Row]:
     """Measure distillation steps against a student's step and a teacher's forward pass."""
-    losses: dict[str, type[DistillationLoss]] = {
+    losses: dict[str, MakeLoss] = {
         "no loss": Nothing,
         "feature-imitation": FeatureImitation,
         "adaptive": Adaptive,
         "global-knowledge": GlobalKnowledge,
         "hands-on-guidance": HandsOnGuidance,
+        "hands-on-guidance and towers": partial(
+            HandsOnGuidance, groups=("backbone", "neck", "head")
+        ),
     }
-    regions: dict[str, type[DistillationLoss]] = {
+    regions: dict[str, MakeLoss] = {
         "adaptive": Adaptive,
         "global-knowledge": GlobalKnowledge,
         "hands-on-guidance": HandsOnGuidance,
@@ -200,7 +209,7 @@ def distill_step(settings: Settings) -> list[Row]:
 
 def _distill_rows(
     family: str,
-    losses: Mapping[str, type[DistillationLoss]],
+    losses: Mapping[str, MakeLoss],
     settings: Settings,
     images: int,
     repeats: int,
@@ -283,7 +292,7 @@ def _distilling(
     student: Detector,
     teacher: Detector,
     name: str,
-    loss: type[DistillationLoss],
+    loss: MakeLoss,
     inputs: Inputs,
 ) -> Task:
     made = loss(student.spec, teacher.spec)

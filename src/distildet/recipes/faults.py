@@ -135,6 +135,8 @@ def describe(
         by_path.setdefault(path, []).append(fault)
     messages = []
     for path, faults in by_path.items():
+        if _is_of_another_kind(faults) and any(_is_inside(path, other) for other in by_path):
+            continue  # one of a union's members takes such a value, and says what is wrong in it
         if len(faults) == 1:
             messages.append(_message(faults[0], path, model))
             continue
@@ -142,3 +144,15 @@ def describe(
         phrase = " or ".join(dict.fromkeys(_accepted(fault) for fault in faults))
         messages.append(f"{path}: found {shown(faults[0]['input'])}. Accepted: {phrase}.")
     return messages
+
+
+def _is_of_another_kind(faults: Sequence[ErrorDetails]) -> bool:
+    """Return whether a mapping or a list was refused for not being one of some words."""
+    return all(
+        fault["type"] == "literal_error" and isinstance(fault["input"], dict | list)
+        for fault in faults
+    )
+
+
+def _is_inside(path: str, other: str) -> bool:
+    return other.startswith((f"{path}.", f"{path}["))

@@ -192,6 +192,7 @@ class Trainer:
             if step > 0:
                 self.state.save(step)
             raise
+        self.preparer.let_go(step)
         # The record of the step that follows: whoever goes on before that step prepares again.
         self._note({"step": step + 1, "prepared": found})
 

@@ -45,7 +45,8 @@ class ObservedImages:
 class Preparer:
     """Prepares the losses of a task when their time has come.
 
-    What the teacher says about the images never changes, and is kept from the first time on.
+    What the teacher says about the images never changes, and is kept from the first time to the
+    last.
 
     Args:
         task: On its device.
@@ -104,6 +105,12 @@ class Preparer:
                     self._told.add((term.name, line))
                     self._images.remark(f"{term.name}: {line}")
         return found
+
+    def let_go(self, step: int) -> None:
+        """Forget what the teacher has said for losses that look at nothing after a step."""
+        for term, times in self._times.items():
+            if times is not None and step >= self._first[term] + (times - 1) * self._every[term]:
+                self._of_teacher.pop(term.name, None)
 
     def _is_due(self, term: Term, step: int) -> bool:
         if term.course(step / self._steps) == 0:

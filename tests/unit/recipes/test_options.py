@@ -23,6 +23,7 @@ class Detector:
         limit: int | None = None,
         mode: Literal["fast", "exact"] = "fast",
         either: float | Literal["auto"] = "auto",
+        pairs: Literal["order"] | Mapping[str, str] = "order",
         scales: tuple[float, ...] = (),
         pair: tuple[int, str] = (0, ""),
         levels: Sequence[int] = (),
@@ -79,6 +80,9 @@ def test_texts_become_the_type_of_the_parameter(name, raw, value):
         ("count", "1.0", "count: found '1.0'. Accepted: a whole number."),
         ("is_on", "yes", "is_on: found 'yes'. Accepted: true or false."),
         ("limit", "x", "limit: found 'x'. Accepted: a whole number."),
+        ("pairs", ["P3"], "pairs: found ['P3']. Accepted: 'order' or a mapping."),
+        # What is wrong inside of a mapping, not that it is no word.
+        ("pairs", {"P3": ["P4"]}, "pairs.P3: found ['P4']. Accepted: a text."),
         (
             "mode",
             "fsat",

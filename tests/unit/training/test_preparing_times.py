@@ -1,6 +1,7 @@
 """How often losses look at images, and what the others keep of what one process has found."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ NECK = frozenset({"features.neck"})
 
 
 class CountsLooks(DistillationLoss):
-    """Counts how often it has looked, and remembers the buffer as a number."""
+    """Counts how often it has looked, and remembers the buffer as a number.
+
+    What it was told of the teacher it knows as long as somebody keeps it.
+    """
 
     needs = Needs(student=NECK, teacher=NECK)
 
@@ -33,9 +37,10 @@ class CountsLooks(DistillationLoss):
         self.register_load_state_dict_post_hook(forget_number)
 
     def observe(self, output, batch, targets):
-        return {}
+        return {"mean": output.features["P3"].mean()}
 
     def prepare(self, student, teacher):
+        self.told = weakref.ref(teacher[0]["mean"])
         self.looks += 1
         self.number = None
         return {"looks": int(self.looks)}
@@ -108,6 +113,23 @@ def test_a_loss_looks_no_more_often_than_it_says(task, observed, every, times, s
     due = [step for step in reversed(range(10)) for _ in preparer.due(step)]
 
     assert due[::-1] == steps
+
+
+@pytest.mark.parametrize(
+    ("every", "times", "kept"),
+    [(1.0, 2, [True, False]), (None, None, [False]), (1.0, None, [True])],
+)
+def test_what_the_teacher_said_is_kept_until_the_last_look(task, observed, every, times, kept):
+    task = task(every=every, times=times)
+    preparer = Preparer(task, observed(steps_per_pass=4.0), steps=10)
+    found = []
+
+    for step in [0, 4][: len(kept)]:
+        preparer.prepare(preparer.due(step), CPU)
+        preparer.let_go(step)
+        found.append(task.terms[0].loss.told() is not None)
+
+    assert found == kept
 
 
 def test_a_stage_notes_as_many_looks_as_the_loss_has_taken(trainer, task, observed, tmp_path):

@@ -1,5 +1,6 @@
 """What each level counts: those that lag behind in learning the more."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ measured from: when the projectors have begun to learn."""
 HORIZON = 0.02
 """Share of the stage over which values are averaged."""
 LEAST, LARGEST = 0.2, 3.0
+_LOG_LEAST, _LOG_LARGEST = math.log(LEAST), math.log(LARGEST)
 _HALVINGS = 60
 
 
@@ -67,7 +69,7 @@ class MacroWeights(nn.Module):
             self.start_count += 1
             return
         self.running.learn(values, progress)
-        # On the CPU: bounds need float64, which not all devices have.
+        # On the CPU: not all devices have float64.
         start = (self.start_sum / self.start_count).cpu()
         began = start > 0
         relative = self.running.value.cpu().double() / torch.where(began, start, 1.0)
@@ -85,14 +87,24 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
         >>> bounded_weights(torch.tensor([0.0, 9.0, 5.0]), torch.tensor([True, True, False]))
         tensor([0.2000, 1.8000, 1.0000])
     """
-    # Where one lags far behind, c is so large that float32 would not meet the sum.
-    lag = lag.double()
-    number = counts.sum()
-    shifted = torch.where(counts, lag - torch.where(counts, lag, -torch.inf).amax(), 0.0)  # <= 0
+    # In Python's numbers, which are double: where one lags far behind, c is so large that float32
+    # would not meet the sum; and for so few values they are ten times as fast as tensors.
+    counted = [one for one, does in zip(lag.tolist(), counts.tolist(), strict=True) if does]
+    largest = max(counted, default=0.0)
+    shifted = [one - largest for one in counted]  # <= 0
     # The sum grows with log c; at the ends all are at the lower bound, or at the upper.
-    low, high = lag.new_tensor(LEAST).log(), lag.new_tensor(LARGEST).log() - shifted.amin()
+    low, high = _LOG_LEAST, _LOG_LARGEST - min(shifted, default=0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        is_less = ((shifted + middle).exp().clamp(LEAST, LARGEST) * counts).sum() < number
-        low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
-    return torch.where(counts, (shifted + high).exp().clamp(LEAST, LARGEST), 1.0).float()
+        if sum(_bounded(one + middle) for one in shifted) < len(shifted):
+            low = middle
+        else:
+            high = middle
+    weights = torch.ones(len(lag))
+    weights[counts] = torch.tensor([_bounded(one + high) for one in shifted])
+    return weights
+
+
+def _bounded(log: float) -> float:
+    # Before the exponential, which would overflow.
+    return LEAST if log < _LOG_LEAST else math.exp(min(log, _LOG_LARGEST))
