@@ -1,4 +1,4 @@
-"""Options, specs, batches and targets of the loss `hands-on-guidance`."""
+"""Options, specs, batches, targets and outputs of the loss `hands-on-guidance`."""
 
 import pytest
 import torch
@@ -8,6 +8,16 @@ from distildet.losses.hands_on_guidance.options import HandsOnGuidanceOptions
 from distildet.specs import DetectorSpec, FeatureLevel, part_of_level
 from distildet.structures import DetectorOutput, Targets
 
+CANVAS = (64, 104)  # which is no multiple of 16 and 32: cells of P4 and P5 do not match
+SIZES = ((64, 104), (40, 60), (64, 72))
+STUDENT = {"C3": 3, "C4": 5, "P3": 4, "P4": 4, "box.P3": 3, "box.P4": 3, "cls.P3": 3, "cls.P4": 3}
+TEACHER = {
+    **dict.fromkeys(("P3", "P4", "P5"), 6),
+    **dict.fromkeys(("box.P3", "box.P4", "box.P5", "cls.P3", "cls.P4", "cls.P5"), 5),
+    "C2": 4,
+    "C3": 3,
+    "C4": 6,
+}
 DEFAULTS = {
     "groups": None,
     "correspondence": "affinity",
@@ -85,6 +95,34 @@ def make_output(spec, images, canvas, seed):
     )
 
 
+def let_prepare(loss, outputs, batch, targets):
+    """Let a loss look at the images in two batches."""
+    seen = []
+    for output in outputs:
+        parts = []
+        for start, stop in ((0, 2), (2, len(batch))):
+            features = {name: one[start:stop] for name, one in output.features.items()}
+            given = DetectorOutput(features=features), batch.part(start, stop)
+            parts.append(loss.observe(*given, targets[start:stop]))
+        seen.append(parts)
+    return loss.prepare(*seen)
+
+
+def take_parts(loss, values):
+    return {name: one for name, one in values.items() if name not in loss.figures}
+
+
+def add_parts(loss, *given):
+    return sum(take_parts(loss, loss(*given)).values())
+
+
+def name_pairs(loss):
+    return {
+        one.level.name: guide.name
+        for one, guide in zip(loss.levels, loss._guide_levels(), strict=True)
+    }
+
+
 @pytest.fixture
 def options_of():
     return make_options
@@ -103,3 +141,66 @@ def target_of():
 @pytest.fixture
 def random_output():
     return make_output
+
+
+@pytest.fixture
+def batch(batch_of):
+    return batch_of(SIZES, CANVAS)
+
+
+@pytest.fixture
+def targets(target_of):
+    """Boxes that overlap, on both levels by size; beside a region to ignore; and no box."""
+    return [
+        target_of((1, 1, 30, 40), (20, 10, 26, 17), (60, 3, 64, 5), (50, 20, 95, 60)),
+        target_of((4, 4, 7, 9), (8, 8, 30, 34), ignore=[(0, 0, 40, 16)]),
+        target_of(),
+    ]
+
+
+@pytest.fixture
+def pair(spec_of):
+    return spec_of(STUDENT, family="own"), spec_of(TEACHER, family="guide")
+
+
+@pytest.fixture
+def outputs(pair, random_output):
+    """Maps of both; those of the teacher have channels of other means and deviations."""
+    own, guide = (random_output(spec, len(SIZES), CANVAS, seed) for seed, spec in enumerate(pair))
+    features = {}
+    for name, feature in guide.features.items():
+        channels = torch.arange(feature.shape[1])[:, None, None]
+        features[name] = feature * (0.2 + channels) + 3 * channels
+        features[name][:, 1] = 7.0  # which never varies
+    return own, DetectorOutput(features=features)
+
+
+@pytest.fixture
+def prepare():
+    return let_prepare
+
+
+@pytest.fixture
+def parts_of():
+    return take_parts
+
+
+@pytest.fixture
+def total():
+    return add_parts
+
+
+@pytest.fixture
+def pairs_of():
+    return name_pairs
+
+
+@pytest.fixture
+def sizes():
+    """Of the images of `batch`, (height, width)."""
+    return SIZES
+
+
+@pytest.fixture
+def canvas():
+    return CANVAS
