@@ -1,14 +1,18 @@
 """Class lists, and the mapping of one to another by name."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
+from distildet.class_aliases import SYNONYMS
 from distildet.errors import ClassMapError, nearest_names, similar_names
 
 DROP: Final = "drop"
 """Written in a recipe in the place of a class name: the teacher's class has no counterpart."""
+MatchedBy: TypeAlias = Literal["name", "spelling", "alias", "class_map"]
+"""Why two classes belong together: equal names; equal but for case, spaces and punctuation; names
+that `class_aliases` has for the same; or because the recipe says so."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class ClassMap:
         source: Class list of what is mapped.
         target: Class list that it is mapped to.
         labels: For each label of the source that of the target, or None where it has none.
+        matched_by: For each label of the source how its class was found, or None where it has none.
     """
 
     source: ClassList
     target: ClassList
     labels: tuple[int | None, ...]
+    matched_by: tuple[MatchedBy | None, ...]
 
     @property
     def known(self) -> tuple[bool, ...]:
@@ -98,20 +104,31 @@ class ClassMap:
         )
 
     def table(self) -> list[str]:
-        """Return one line for each class of the target, and one for the classes left out."""
+        """Return one line for each class of the target, and one for the classes left out.
+
+        What was matched by anything but its name has this behind it, as in "sofa  <-  couch
+        (alias)".
+        """
         width = max(len(name) for name in self.target)
-        lines = []
-        for label, name in enumerate(self.target):
-            names = [
-                source
-                for source, mapped in zip(self.source, self.labels, strict=True)
-                if mapped == label
-            ]
-            lines.append(f"{name:<{width}}  <-  {', '.join(names) or '(nothing)'}")
-        left_out = [n for n, mapped in zip(self.source, self.labels, strict=True) if mapped is None]
-        if left_out:
-            lines.append(f"left out: {', '.join(left_out)}")
+        lines = [
+            f"{name:<{width}}  <-  {', '.join(self.sources_of(label)) or '(nothing)'}"
+            for label, name in enumerate(self.target)
+        ]
+        if self.left_out():
+            lines.append(f"left out: {', '.join(self.left_out())}")
         return lines
+
+    def left_out(self) -> list[str]:
+        """Return the classes of the source that stand for none of the target."""
+        return [n for n, mapped in zip(self.source, self.labels, strict=True) if mapped is None]
+
+    def sources_of(self, label: int) -> list[str]:
+        """Return the classes that stand for one of the target, and how they were found."""
+        return [
+            name if how == "name" else f"{name} ({how})"
+            for name, mapped, how in zip(self.source, self.labels, self.matched_by, strict=True)
+            if mapped == label
+        ]
 
 
 def map_classes(
@@ -123,10 +140,9 @@ def map_classes(
 ) -> ClassMap:
     """Map the classes of a teacher to those of a student by name.
 
-    Equal names belong together, then names that differ in case, spaces and punctuation alone.
-    What nothing is said about is no error on the teacher's side, where a class without a
-    counterpart is left out, but it is one on the student's: a class without a teacher would
-    silently get no boxes.
+    Names belong together as `map_names` says. A class without a counterpart is no error on the
+    teacher's side, where it is left out, but it is one on the student's: a class without a teacher
+    would silently get no boxes.
 
     Args:
         source: Classes of the teacher.
@@ -141,17 +157,18 @@ def map_classes(
     """
     given = given or {}
     faults = _given_faults(source, target, given, unknown)
-    labels = map_labels(source, target, given)
-    mapping = ClassMap(source=source, target=target, labels=labels)
-    for name, is_known in zip(target, mapping.known, strict=True):
+    mapping = map_names(source, target, given)
+    for label, (name, is_known) in enumerate(zip(target, mapping.known, strict=True)):
         if is_known and name in unknown:
             faults.append(
-                f"unknown_classes has {name!r}, but the teacher has this class. Take it out there."
+                f"unknown_classes has {name!r}, but the teacher has this class: "
+                f"{', '.join(mapping.sources_of(label))}. Take it out there, or map the teacher's "
+                f"class to {DROP} in class_map."
             )
         elif not is_known and name not in unknown and name not in given:
-            free = [n for n, label in zip(source, labels, strict=True) if label is None]
+            free = [n for n in mapping.left_out() if n not in given]
             faults.append(
-                f"the teacher has no class {name!r}. {similar_names(name, free)} Name its "
+                f"the teacher has no class {name!r}. {_likely_names(name, free)} Name its "
                 f"counterpart in class_map, as in {{{(free or ['ITS CLASS'])[0]}: {name}}}, or "
                 f"list {name!r} in unknown_classes."
             )
@@ -165,23 +182,45 @@ def map_classes(
     return mapping
 
 
+def map_names(
+    source: ClassList, target: ClassList, given: Mapping[str, str] | None = None
+) -> ClassMap:
+    """Map the classes of one list to those of another, as far as their names say.
+
+    What is given goes first, then equal names, then names that differ in case, spaces and
+    punctuation alone, then names that `distildet.class_aliases` has for the same. The last two hold
+    only where one class of the source and one of the target could be meant; an alias never for a
+    class that something is given for.
+
+    Args:
+        source: For example the classes of validation images.
+        target: For example the classes of the labeled images.
+        given: Name of the source -> name of the target, or any other word for none.
+    """
+    given = given or {}
+    undecided = [name for name in source if name not in given]
+    by_spelling = _shared(source, target, _bare)
+    by_alias = _shared(undecided, target, _meaning, taken=given.values())
+    found = [_found(name, target, given, by_spelling, by_alias) for name in source]
+    return ClassMap(
+        source=source,
+        target=target,
+        labels=tuple(label for label, _ in found),
+        matched_by=tuple(how for _, how in found),
+    )
+
+
 def map_labels(
     source: ClassList, target: ClassList, given: Mapping[str, str] | None = None
 ) -> tuple[int | None, ...]:
-    """Map the labels of one class list to those of another by name.
+    """Return for each label of one class list that of another, or None, as `map_names` does.
 
     Args:
         source: For example the classes of validation images.
         target: For example the classes of the labeled images.
         given: Name of the source -> name of the target; goes before equal names.
-
-    Returns:
-        For each label of `source` the label of the class of the same name, or of the one class
-        whose name differs in case, spaces and punctuation alone; None where there is none.
     """
-    given = given or {}
-    by_spelling = _by_spelling(source, target)
-    return tuple(_target_label(name, target, by_spelling, given) for name in source)
+    return map_names(source, target, given).labels
 
 
 def _given_faults(
@@ -207,14 +246,37 @@ def _given_faults(
     return faults
 
 
-def _by_spelling(source: ClassList, target: ClassList) -> dict[str, int]:
-    """Return bare spelling -> label, of classes that have it alone on both sides."""
-    targets = Counter(_bare(name) for name in target)
-    sources = Counter(_bare(name) for name in source)
+def _likely_names(name: str, free: Sequence[str]) -> str:
+    """Return a sentence with the names that may mean the same: those of an alias, or similar."""
+    meaning = _meaning(name)
+    meant = [other for other in free if meaning is not None and _meaning(other) == meaning]
+    if meant:
+        return f"It may be meant by {' or '.join(map(repr, meant))}."
+    return similar_names(name, free)
+
+
+def _shared(
+    source: Sequence[str] | ClassList,
+    target: ClassList,
+    key: Callable[[str], str | None],
+    *,
+    taken: Collection[str] = (),
+) -> dict[str, int]:
+    """Return key -> label of the target, of keys that one name has on each side.
+
+    Args:
+        source: Names.
+        target: Names, those of the labels.
+        key: Of a name, or None where it has none.
+        taken: Names of the target that are left out.
+    """
+    sources, targets = Counter(map(key, source)), Counter(map(key, target))
     return {
-        _bare(name): label
+        shared: label
         for label, name in enumerate(target)
-        if targets[_bare(name)] == 1 and sources[_bare(name)] == 1
+        if (shared := key(name)) is not None
+        and sources[shared] == targets[shared] == 1
+        and name not in taken
     }
 
 
@@ -222,11 +284,30 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
 
 
-def _target_label(
-    name: str, target: ClassList, by_spelling: Mapping[str, int], given: Mapping[str, str]
-) -> int | None:
+_GROUP_OF: Final = {_bare(name): group[0] for group in SYNONYMS for name in group}
+
+
+def _meaning(name: str) -> str | None:
+    """Return what all names for the same class have in common; None where there is one name."""
+    return _GROUP_OF.get(_bare(name))
+
+
+def _found(
+    name: str,
+    target: ClassList,
+    given: Mapping[str, str],
+    by_spelling: Mapping[str, int],
+    by_alias: Mapping[str, int],
+) -> tuple[int, MatchedBy] | tuple[None, None]:
+    """Return the label that a name of the source stands for, and how it was found."""
+    wanted = given.get(name, name)
+    if wanted in target.names:
+        return target.label(wanted), "class_map" if name in given else "name"
     if name in given:
-        return target.names.index(given[name]) if given[name] in target.names else None
-    if name in target.names:
-        return target.names.index(name)
-    return by_spelling.get(_bare(name))
+        return None, None
+    if _bare(name) in by_spelling:
+        return by_spelling[_bare(name)], "spelling"
+    meaning = _meaning(name)
+    if meaning is not None and meaning in by_alias:
+        return by_alias[meaning], "alias"
+    return None, None

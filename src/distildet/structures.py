@@ -108,6 +108,8 @@ class Targets:
         ignore: [m 4] float32, regions where nothing is said about objects.
         known_classes: [k] bool, classes that somebody looked for in this image.
         origin: Who drew the boxes.
+        scores: [n] float32, 0..1, what the score of each box's class shall become, in losses that
+            can ask for less than 1; None where it is 1 for all.
     """
 
     boxes: Tensor
@@ -116,6 +118,21 @@ class Targets:
     ignore: Tensor
     known_classes: Tensor
     origin: Origin
+    scores: Tensor | None = None
+
+    def chosen(self, which: Tensor) -> "Targets":
+        """Return the targets with some of the boxes; regions and classes stay.
+
+        Args:
+            which: [n] bool, or indices in the wanted order.
+        """
+        return replace(
+            self,
+            boxes=self.boxes[which],
+            labels=self.labels[which],
+            weights=self.weights[which],
+            scores=None if self.scores is None else self.scores[which],
+        )
 
     @property
     def human_ignore(self) -> Tensor:
@@ -135,12 +152,17 @@ def move_targets(targets: Sequence[Targets], device: torch.device) -> list[Targe
     if all(target.boxes.device == device for target in targets):
         return list(targets)
     moved: list[dict[str, Tensor]] = [{} for _ in targets]
-    for names in (("boxes", "weights", "ignore"), ("labels",), ("known_classes",)):
-        tensors = [getattr(target, name) for target in targets for name in names]
-        flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device)
-        pieces = iter(torch.split(flat, [tensor.numel() for tensor in tensors]))
-        for target, fields in zip(targets, moved, strict=True):
-            fields |= {name: next(pieces).reshape(getattr(target, name).shape) for name in names}
+    for names in (("boxes", "weights", "ignore", "scores"), ("labels",), ("known_classes",)):
+        present = [
+            (fields, name, tensor)
+            for target, fields in zip(targets, moved, strict=True)
+            for name in names
+            if (tensor := getattr(target, name)) is not None
+        ]
+        flat = torch.cat([tensor.flatten() for *_, tensor in present]).to(device)
+        pieces = torch.split(flat, [tensor.numel() for *_, tensor in present])
+        for (fields, name, tensor), piece in zip(present, pieces, strict=True):
+            fields[name] = piece.reshape(tensor.shape)
     return [
         replace(target, **fields)  # type: ignore[arg-type] # all of these fields are tensors
         for target, fields in zip(targets, moved, strict=True)

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from distildet.class_aliases import SYNONYMS
+
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".j2", ""}
 TEXT_FOLDERS = ("src", "tests", "docs", "examples", "benchmarks", ".github", ".ci")
 HOME_OF_SOMEBODY = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/[\w.]")
@@ -98,6 +100,12 @@ def test_decision_records_have_distinct_numbers_and_all_sections(project):
 
     assert len(set(numbers)) == len(records) > 0
     assert missing == []
+
+
+def test_the_page_of_detectors_lists_every_alias(project):
+    page = (project / "docs" / "detectors.md").read_text(encoding="utf-8")
+
+    assert [group for group in SYNONYMS if f"\n| {', '.join(group)} |\n" not in page] == []
 
 
 def test_contributing_names_only_targets_that_the_makefile_has(project):

@@ -228,7 +228,7 @@ FITTING_TEACHERS = [
     Case(
         name="66 other case and punctuation",
         change=bundle("teacher", "CAR", "n_o"),
-        says=("\n  car  <-  CAR\n  no   <-  n_o\n",),
+        says=("\n  car  <-  CAR (spelling)\n  no   <-  n_o (spelling)\n",),
     ),
     Case(
         name="66 a synonym in class_map",
@@ -236,7 +236,7 @@ FITTING_TEACHERS = [
             bundle("teacher", "motorcar", "no"),
             edited((TEACHER, "{detector: teacher, class_map: {motorcar: car}}")),
         ),
-        says=("\n  car  <-  motorcar\n  no   <-  no\n",),
+        says=("\n  car  <-  motorcar (class_map)\n  no   <-  no\n",),
     ),
     Case(
         name="66 a class in unknown_classes",
@@ -249,11 +249,11 @@ FITTING_TEACHERS = [
     Case(
         name="66 eighty classes for two",
         change=cases.all_of(
-            bundle("teacher", *coco_columns().values()), categories("stop-sign", "Dining Table")
+            bundle("teacher", *coco_columns().values()), categories("stop-sign", "Sofa")
         ),
         says=(
             "Student's class <- class of ",
-            "\n  stop-sign     <-  stop sign\n  Dining Table  <-  dining table\n",
+            "\n  stop-sign  <-  stop sign (spelling)\n  Sofa       <-  couch (alias)\n",
             "\n  left out: person, bicycle, car, ",
         ),
     ),

@@ -84,9 +84,9 @@ def test_a_mapping_says_which_classes_are_known_and_prints_as_a_table():
 
     assert mapping.known == (True, False, True)
     assert mapping.table() == [
-        "cat        <-  Cat",
+        "cat        <-  Cat (spelling)",
         "sofa       <-  (nothing)",
-        "tvmonitor  <-  tv",
+        "tvmonitor  <-  tv (class_map)",
         "left out: zebra",
     ]
 
@@ -109,7 +109,10 @@ def test_classes_get_the_names_of_those_that_they_alone_stand_for():
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        ({}, [r"no class 'tvmonitor'. Nearest: 'monitor'.*class_map.*or list 'tvmonitor' in unk"]),
+        (
+            {"given": {"tv": "drop"}},
+            [r"no class 'tvmonitor'. Nearest: 'monitor'.*class_map.*or list 'tvmonitor' in unk"],
+        ),
         (
             {"given": {"tvs": "tvmonitor", "tv": "tvmonitr", "dog": "drop"}},
             [
@@ -122,7 +125,8 @@ def test_classes_get_the_names_of_those_that_they_alone_stand_for():
             {"unknown": ["tvmonitor", "dog", "horse"]},
             [
                 "unknown_classes has 'horse', which is no class of the student",
-                "unknown_classes has 'dog', but the teacher has this class",
+                "unknown_classes has 'dog', but the teacher has this class: dog. Take it out",
+                r"'tvmonitor', but the teacher has this class: tv \(alias\)\. .* to drop in class",
             ],
         ),
     ],

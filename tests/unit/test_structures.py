@@ -60,7 +60,7 @@ def test_pixels_come_in_the_layout_of_convolutions_and_keep_their_values():
     assert moved.to(torch.device("cpu")).pixels is moved.pixels
 
 
-def targets_of(count, ignored, origin):
+def targets_of(count, ignored, origin, *, has_scores=False):
     return Targets(
         boxes=torch.rand(count, 4),
         labels=torch.arange(count),
@@ -68,6 +68,7 @@ def targets_of(count, ignored, origin):
         ignore=torch.rand(ignored, 4),
         known_classes=torch.tensor([True, count > 1]),
         origin=origin,
+        scores=torch.rand(count) if has_scores else None,
     )
 
 
@@ -76,7 +77,11 @@ def tensors_of(targets):
 
 
 def test_targets_move_every_tensor_and_keep_shapes_types_and_origin():
-    targets = [targets_of(2, 1, "teacher"), targets_of(0, 0, "human"), targets_of(3, 2, "teacher")]
+    targets = [
+        targets_of(2, 1, "teacher", has_scores=True),
+        targets_of(0, 0, "human"),
+        targets_of(3, 2, "teacher", has_scores=True),
+    ]
 
     moved = move_targets(targets, META)
 
@@ -89,13 +94,36 @@ def test_targets_move_every_tensor_and_keep_shapes_types_and_origin():
 
 def test_moved_targets_keep_their_values():
     # "cpu:0" is the same place by another name, so that the values can be read after the move.
-    targets = [targets_of(2, 1, "teacher"), targets_of(0, 0, "human"), targets_of(3, 2, "teacher")]
+    targets = [
+        targets_of(2, 1, "teacher", has_scores=True),
+        targets_of(0, 0, "human"),
+        targets_of(3, 2, "teacher", has_scores=True),
+    ]
 
     moved = move_targets(targets, torch.device("cpu", 0))
 
     for before, after in zip(targets, moved, strict=True):
         assert all(map(torch.equal, tensors_of(after), tensors_of(before)))
         assert after.boxes is not before.boxes
+
+
+@pytest.mark.parametrize(
+    ("which", "kept"), [(torch.tensor([True, False, True]), [0, 2]), (torch.tensor([2, 0]), [2, 0])]
+)
+def test_chosen_targets_keep_what_belongs_to_their_boxes(which, kept):
+    targets = targets_of(3, 2, "teacher", has_scores=True)
+
+    chosen = targets.chosen(which)
+
+    assert chosen.boxes.equal(targets.boxes[kept])
+    assert chosen.labels.tolist() == kept
+    assert chosen.weights.equal(targets.weights[kept])
+    assert chosen.scores.equal(targets.scores[kept])
+    assert chosen.ignore is targets.ignore
+
+
+def test_chosen_targets_without_scores_have_none():
+    assert targets_of(3, 2, "human").chosen(torch.tensor([1])).scores is None
 
 
 def test_targets_that_are_there_are_not_copied():

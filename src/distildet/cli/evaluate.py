@@ -48,7 +48,7 @@ def evaluate(
     from distildet.evaluation.detect_dataset import detect_dataset
     from distildet.ops.processes import rank
     from distildet.recipes.progress import Silence
-    from distildet.recipes.run_data import with_classes
+    from distildet.recipes.run_data import alias_remarks, with_classes
     from distildet.training.device import choose_device
     from distildet.training.distributed import process_group
 
@@ -61,6 +61,8 @@ def evaluate(
             dataset = with_classes(read, detector.spec.classes)
             for line in (*dataset.dropped, *dataset.notes):
                 progress.message(f"Left out: {line}")
+            for line in alias_remarks(read, detector.spec.classes):
+                progress.message(f"{annotations}: {line}")
             detections = detect_dataset(
                 detector,
                 dataset.samples,

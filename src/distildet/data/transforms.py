@@ -254,10 +254,7 @@ def view_targets(targets: Targets, view: View) -> Targets:
     ignore = clip_boxes_to_image(map_boxes(targets.ignore, view.image_to_batch), view.size)
     is_target = is_visible & is_wide
     return replace(
-        targets,
-        boxes=boxes[is_target],
-        labels=targets.labels[is_target],
-        weights=targets.weights[is_target],
+        replace(targets, boxes=boxes).chosen(is_target),
         ignore=torch.cat([ignore[_is_wide(ignore)], boxes[is_wide & ~is_visible]]),  # [m, 4]
     )
 

@@ -37,7 +37,7 @@ class Packed(NamedTuple):
 
 
 _BATCH_FIELDS = ("sizes", "image_sizes", "image_to_batch")
-_TARGET_FIELDS = ("boxes", "labels", "weights", "ignore", "known_classes")
+_TARGET_FIELDS = ("boxes", "labels", "weights", "ignore", "known_classes", "scores")
 
 
 def pack(batch: Batch) -> Packed:
@@ -49,7 +49,14 @@ def pack(batch: Batch) -> Packed:
         images.image_ids,
         images.view_ids,
         tuple(
-            ({name: getattr(one, name).numpy() for name in _TARGET_FIELDS}, one.origin)
+            (
+                {
+                    name: tensor.numpy()
+                    for name in _TARGET_FIELDS
+                    if (tensor := getattr(one, name)) is not None
+                },
+                one.origin,
+            )
             for one in targets
         ),
     )

@@ -1,7 +1,7 @@
 """Training losses of anchor heads, for targets with weights, ignore regions and unknown classes.
 
-Equal to torchvision's RetinaNet losses when every weight is 1, nothing is ignored and all classes
-are known.
+Equal to torchvision's RetinaNet losses when every weight and score is 1, nothing is ignored and all
+classes are known.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_area, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
+from distildet.ops.soft_focal_loss import soft_focal_loss
 from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 BoxLoss = Literal["l1", "giou"]
@@ -106,7 +107,8 @@ def dense_losses(
 
     Normaliser: each image's sums are divided by its number of foreground anchors (at least 1),
     then averaged over images. A box's weight multiplies the terms of its anchors but not the
-    normaliser. Classes that nobody looked for add nothing.
+    normaliser. Where a box has a score, that is the target of its class in place of 1, see
+    `soft_focal_loss`. Classes that nobody looked for add nothing.
 
     Args:
         prediction: Of a batch; sigmoid activation.
@@ -154,6 +156,11 @@ def _classification_sum(
     weights = (matched != LEFT_OUT).to(logits.dtype)
     weights[foreground] = target.weights[boxes_of]
     loss = sigmoid_focal_loss(logits, wanted)  # [n k]
+    if target.scores is not None:
+        columns = target.labels[boxes_of]
+        loss[foreground, columns] = soft_focal_loss(
+            logits[foreground, columns], target.scores[boxes_of]
+        )
     known = target.known_classes.to(logits.dtype)
     return (loss * weights[:, None] * known).sum()
 

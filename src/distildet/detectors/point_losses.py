@@ -1,7 +1,7 @@
 """Training losses of point heads, for targets with weights, ignore regions and unknown classes.
 
-Equal to torchvision's FCOS losses when every weight is 1, nothing is ignored and all classes are
-known.
+Equal to torchvision's FCOS losses when every weight and score is 1, nothing is ignored and all
+classes are known.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.ops import box_area, generalized_box_iou_loss, sigmoid_focal_loss
 
 from distildet.ops.reduce import batch_normaliser
+from distildet.ops.soft_focal_loss import soft_focal_loss
 from distildet.structures import BACKGROUND, LEFT_OUT, DensePrediction, Targets
 
 NEAREST_STRIDES = 4.0
@@ -116,7 +117,9 @@ def point_losses(
     Normaliser: the sums over the whole batch are divided by the number of foreground locations
     of the whole batch, at least 1, so images with many objects count more. The whole batch is
     that of all processes and micro-batches. A box's weight multiplies the terms of its locations
-    but not the normaliser. Classes that nobody looked for add nothing to the classification loss.
+    but not the normaliser. Where a box has a score, that is the target of its class in place of 1,
+    see `soft_focal_loss`; of the centre-ness it is none. Classes that nobody looked for add nothing
+    to the classification loss.
 
     Args:
         prediction: Of a batch; sigmoid activation, with quality logits.
@@ -138,7 +141,7 @@ def point_losses(
     quality = torch.cat(prediction.quality_logits, dim=1).float()  # [b n]
     image, location = torch.where(matched >= 0)  # [f], the foreground of the batch
     normaliser = batch_normaliser(logits.new_tensor(len(location)))
-    boxes, labels, weights = _targets_of(matched[image, location], image, targets)
+    boxes, labels, weights, scores = _targets_of(matched[image, location], image, targets)
     priors = torch.cat(prediction.priors)[location]
 
     wanted = torch.zeros_like(logits)
@@ -146,7 +149,11 @@ def point_losses(
     location_weights = (matched != LEFT_OUT).to(logits.dtype)
     location_weights[image, location] = weights
     known = torch.stack([t.known_classes for t in targets]).to(logits.dtype)
-    focal = sigmoid_focal_loss(logits, wanted) * location_weights[:, :, None] * known[:, None]
+    focal = sigmoid_focal_loss(logits, wanted)  # [b n k]
+    if scores is not None:
+        focal[image, location, labels] = soft_focal_loss(logits[image, location, labels], scores)
+    focal = focal * location_weights[:, :, None]  # each line frees a tensor of this size
+    focal = focal * known[:, None]
     box = generalized_box_iou_loss(box_coder.decode(codes[image, location], priors), boxes)
     central = F.binary_cross_entropy_with_logits(
         quality[image, location], centerness(box_coder.encode(priors, boxes)), reduction="none"
@@ -160,8 +167,10 @@ def point_losses(
 
 def _targets_of(
     boxes_of: Tensor, image: Tensor, targets: Sequence[Targets]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes [f 4], labels [f] and weights [f] of the foreground.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return boxes [f 4], labels [f], weights [f] and scores [f] of the foreground.
+
+    The scores are None where those of all boxes of the batch are.
 
     Args:
         boxes_of: [f] index of the box within its image.
@@ -171,8 +180,14 @@ def _targets_of(
     counts = [0, *(len(t.boxes) for t in targets[:-1])]
     first = torch.tensor(counts, device=image.device).cumsum(dim=0)  # [b]
     index = first[image] + boxes_of
+    scores = None
+    if any(t.scores is not None for t in targets):
+        scores = torch.cat(
+            [torch.ones_like(t.weights) if t.scores is None else t.scores for t in targets]
+        )[index]
     return (
         torch.cat([t.boxes for t in targets])[index],
         torch.cat([t.labels for t in targets])[index],
         torch.cat([t.weights for t in targets])[index],
+        scores,
     )

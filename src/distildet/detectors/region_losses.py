@@ -1,7 +1,7 @@
 """Training losses of two-stage detectors, for targets with weights, ignore and unknown classes.
 
-Equal to torchvision's Faster R-CNN losses when every weight is 1, nothing is ignored and all
-classes are known.
+Equal to torchvision's Faster R-CNN losses when every weight and score is 1, nothing is ignored and
+all classes are known.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ def proposal_losses(
 
     Normaliser: the number of anchors drawn in the whole batch, at least 1. A box's weight
     multiplies the terms of its anchors but not the normaliser. In an image with classes that
-    nobody looked for, no anchor is background: it may show one of these.
+    nobody looked for, no anchor is background: it may show one of these. Scores of boxes change
+    nothing: a proposal is to find a box, and the region head says how sure it is of its class.
 
     Args:
         prediction: Of a batch, one logit an anchor.
@@ -147,7 +148,9 @@ def region_losses(
     Normaliser: the number of regions drawn in the whole batch, without undecided ones, at least 1.
     A box's weight multiplies the terms of its regions but not the normaliser. The target of a
     background region is "background or a class that nobody looked for": the probability of all of
-    these together.
+    these together. Where a box has a score s, the target of its regions is its class with s and
+    this background with 1 - s: the cross-entropy -s log p - (1-s) log b, which is least, though
+    not 0, where p is s and b the rest.
 
     Args:
         prediction: Of the sampled regions, undecided ones included, all columns.
@@ -174,8 +177,13 @@ def region_losses(
         log_probs = F.log_softmax(prediction.logits[i].float(), dim=1)  # [n 1+k]
         # Column 0 is the background.
         named = log_probs[foreground, 1 + wanted_columns]
-        unnamed = log_probs[background][:, _background_columns(target, column_of)]
-        classification = classification - (named * weights).sum() - unnamed.logsumexp(1).sum()
+        unnamed_columns = _background_columns(target, column_of)
+        if target.scores is not None:
+            scores = target.scores[boxes_of]
+            unnamed = log_probs[foreground][:, unnamed_columns].logsumexp(1)
+            named = scores * named + (1 - scores) * unnamed
+        background_logs = log_probs[background][:, unnamed_columns].logsumexp(1)
+        classification = classification - (named * weights).sum() - background_logs.sum()
         codes = prediction.box_codes[i][foreground, wanted_columns].float()
         regions = sampled[i].boxes[foreground]
         wanted = box_coder.encode_single(target.boxes[boxes_of], regions)

@@ -14,7 +14,7 @@ from distildet.errors import ConfigError, nearest_names
 from distildet.pseudolabels.store import StoredLabels
 from distildet.structures import Targets
 
-Weighting = Literal["hard", "score"]
+Weighting = Literal["hard", "score", "soft"]
 
 
 def choose_thresholds(
@@ -126,7 +126,8 @@ def select_targets(
         classes: Of the stored labels.
         ignore_floor: Detections from this score up to the threshold become ignore regions; those
             below are dropped.
-        weighting: "hard" gives every target weight 1, "score" its score.
+        weighting: "hard" gives every target weight 1, "score" its score; with "soft" the weight is
+            1 and the score is what the student's score of the class shall become.
         known_classes: [k] bool, classes that the teacher knows; None for all.
 
     Returns:
@@ -147,6 +148,7 @@ def select_targets(
             ignore=found.boxes[is_unsure],
             known_classes=known,
             origin="teacher",
+            scores=kept.scores if weighting == "soft" else None,
         )
     return targets
 

@@ -144,10 +144,5 @@ def _relative_sides(sample: TrainingSample) -> Tensor:
 
 def _draw_of(sample: TrainingSample, kept: list[int], *, seed: int) -> Draw:
     """Return the whole image, with these of its objects."""
-    targets = replace(
-        sample.targets,
-        boxes=sample.targets.boxes[kept],
-        labels=sample.targets.labels[kept],
-        weights=sample.targets.weights[kept],
-    )
+    targets = sample.targets.chosen(torch.tensor(kept, dtype=torch.int64))
     return draw_view(OBSERVED, 0, replace(sample, targets=targets), seed=seed)

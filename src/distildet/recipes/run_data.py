@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distildet import artefacts
-from distildet.classes import ClassList, map_labels
+from distildet.classes import ClassList, map_names
 from distildet.data.annotated import read_annotated, read_unlabeled
 from distildet.data.dataset import Annotations, Dataset
 from distildet.data.faults import raise_together
@@ -133,6 +133,7 @@ def load_run_data(config: DataConfig) -> RunData:
     if validation is not None and classes is None:
         classes = validation.classes
     elif validation is not None and classes is not None:
+        notes += [f"{_VALIDATION}: {line}" for line in alias_remarks(validation, classes)]
         validation = with_classes(validation, classes)
     return RunData(
         classes=classes,
@@ -212,7 +213,7 @@ def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
     """
     if dataset.classes is None or dataset.classes == classes:
         return replace(dataset, classes=classes)
-    mapping = map_labels(dataset.classes, classes)
+    mapping = map_names(dataset.classes, classes).labels
     used = {
         int(label)
         for sample in dataset.samples
@@ -234,6 +235,24 @@ def with_classes(dataset: Dataset, classes: ClassList) -> Dataset:
         for sample in dataset.samples
     ]
     return replace(dataset, samples=tuple(samples), classes=classes)
+
+
+def alias_remarks(dataset: Dataset, classes: ClassList) -> list[str]:
+    """Return a line where classes of a dataset count as those of a list by an alias alone.
+
+    Args:
+        dataset: To be counted in the list's classes.
+        classes: The list.
+    """
+    if dataset.classes is None:
+        return []
+    mapping = map_names(dataset.classes, classes)
+    pairs = [
+        f"{name} as {classes[label]}"
+        for name, label, how in zip(mapping.source, mapping.labels, mapping.matched_by, strict=True)
+        if label is not None and how == "alias"
+    ]
+    return [f"classes counted under another name for the same: {', '.join(pairs)}"] if pairs else []
 
 
 def _relabeled(annotations: Annotations, mapping: Sequence[int | None]) -> Annotations:

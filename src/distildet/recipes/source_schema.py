@@ -160,8 +160,8 @@ class TeacherConfig(Section):
     )
     class_map: dict[str, str] = Field(
         default={},
-        description="Teacher's class -> student's class, or drop, where the names differ by more "
-        "than case, spaces and punctuation.",
+        description="Teacher's class -> student's class, or drop, where neither equal names nor "
+        "the aliases of COCO, VOC and Open Images bring them together; goes before both.",
     )
     unknown_classes: tuple[str, ...] = Field(
         default=(),

@@ -52,9 +52,11 @@ class LabelStage(Section):
     batch_size: Annotated[Integer, Field(ge=1)] = Field(
         default=16, description="Images the teacher sees at once."
     )
-    weighting: Literal["hard", "score"] = Field(
+    weighting: Literal["hard", "score", "soft"] = Field(
         default="hard",
-        description="Weight of a pseudo-label in the losses: hard (1) or its score.",
+        description="What the score of a pseudo-label does: hard (nothing), score (it is the "
+        "weight in classification and box loss), or soft (it is what the student's score of that "
+        "class shall become; weight 1).",
     )
     keep_empty: Share = Field(
         default=0.1,

@@ -25,6 +25,7 @@ def save_rejected_batch(folder: Path, batch: ImageBatch, targets: Sequence[Targe
             "boxes": target.boxes.tolist(),
             "labels": target.labels.tolist(),
             "weights": target.weights.tolist(),
+            "scores": None if target.scores is None else target.scores.tolist(),
             "ignore": target.ignore.tolist(),
         }
         for image_id, size, target in zip(batch.image_ids, batch.sizes, targets, strict=True)

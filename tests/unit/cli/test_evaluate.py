@@ -35,7 +35,7 @@ def evaluate(tmp_path):
     torch.manual_seed(0)
     detector = build_detector(
         "retinanet",
-        classes=ClassList(("car",)),
+        classes=ClassList(("car", "sofa")),
         backbone="test_efficientnet",
         image_size=64,
         neck_channels=8,
@@ -55,7 +55,7 @@ def test_boxes_in_every_format_are_measured_on(evaluate, tmp_path, name):
     done = evaluate("--annotations", str(tmp_path / name), "--format", name, "--json")
 
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["per_class"].keys() == {"car"}
+    assert json.loads(done.stdout)["per_class"].keys() == {"car", "sofa"}
 
 
 def test_coco_is_the_format_where_none_is_given(evaluate, tmp_path):
@@ -68,6 +68,14 @@ def test_images_that_are_left_out_are_told(evaluate, tmp_path):
     done = evaluate("--annotations", str(tmp_path / "voc"), "--format", "voc")
 
     assert f"Left out: {tmp_path}/voc: 1 images without an XML file" in done.stdout
+
+
+def test_classes_that_are_matched_by_alias_are_told(evaluate, tmp_path):
+    (tmp_path / "coco").write_text(json.dumps({**COCO, "categories": [{"id": 1, "name": "couch"}]}))
+
+    done = evaluate("--annotations", str(tmp_path / "coco"))
+
+    assert "classes counted under another name for the same: couch as sofa" in done.stdout
 
 
 def test_an_unknown_format_is_refused(evaluate, tmp_path):

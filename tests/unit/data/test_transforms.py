@@ -29,7 +29,7 @@ def augmented_view(pixels, boxes, image_size, augmentation, source):
     return view_picture(Picture(pixels=pixels, size=size), plan)
 
 
-def targets_of(boxes, ignore=(), weights=None):
+def targets_of(boxes, ignore=(), scores=None):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return Targets(
         boxes=boxes,
@@ -38,6 +38,7 @@ def targets_of(boxes, ignore=(), weights=None):
         ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
         known_classes=torch.ones(5, dtype=torch.bool),
         origin="teacher",
+        scores=scores,
     )
 
 
@@ -233,6 +234,22 @@ def test_labels_and_weights_stay_with_their_boxes():
     assert seen.weights.tolist() == pytest.approx([0.0, 0.2])
     assert seen.ignore.tolist() == [[90, 90, 100, 100], [0, 10, 5, 20]]
     assert seen.origin == "teacher"
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [[[1, 0, -40], [0, 1, 0], [0, 0, 1]], [[-1, 0, 80], [0, 1, 0], [0, 0, 1]]],
+    ids=["crop", "crop and flip"],
+)
+def test_scores_stay_with_their_boxes(matrix):
+    # The crop begins at x = 40, or ends at x = 80: the first or the last box is outside.
+    boxes = [[10, 10, 20, 20], [45, 10, 65, 20], [90, 10, 120, 20]]
+    targets = targets_of(boxes, scores=torch.tensor([0.5, 0.6, 0.7]))
+
+    seen = view_targets(targets, view_of(matrix))
+
+    assert len(seen.boxes) == 2
+    assert seen.scores.equal(targets.scores[seen.labels])
 
 
 def test_no_boxes_give_no_targets():

@@ -1,5 +1,7 @@
 """How batches travel."""
 
+from dataclasses import replace
+
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
@@ -25,9 +27,11 @@ def test_a_batch_from_pinned_memory_is_the_same(monkeypatch):
         ignore=torch.zeros(0, 4),
         known_classes=torch.tensor([True, False]),
         origin="teacher",
+        scores=torch.tensor([0.5, 0.75]),
     )
+    hard = replace(target, scores=None)
 
-    images, targets = _unpack(pin_memory(pack((batch, (target,)))))
+    images, targets = _unpack(pin_memory(pack((batch, (target, hard)))))
 
     assert images.pixels.equal(batch.pixels)
     assert images.pixels is not batch.pixels
@@ -36,3 +40,5 @@ def test_a_batch_from_pinned_memory_is_the_same(monkeypatch):
     assert isinstance(targets, tuple)
     assert targets[0].boxes.equal(target.boxes)
     assert targets[0].origin == "teacher"
+    assert targets[0].scores.equal(target.scores)
+    assert targets[1].scores is None

@@ -16,7 +16,7 @@ ANCHORS = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
 
 
 def make_targets(
-    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher"
+    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher", scores=None
 ):
     return Targets(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -25,6 +25,7 @@ def make_targets(
         ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
         known_classes=torch.tensor(known),
         origin=origin,
+        scores=None if scores is None else torch.tensor(scores),
     )
 
 
@@ -117,6 +118,70 @@ def test_unknown_classes_add_nothing():
     assert losses_of(torch.zeros(1, 3, 2), [targets])["classification"] == pytest.approx(
         POSITIVE + 2 * NEGATIVE
     )
+
+
+# At p = 0.5 and s = 0.8: weight 0.25 * 0.8 + 0.75 * 0.2, (s - p)^2, cross-entropy log 2.
+SOFT = 0.35 * 0.3**2 * math.log(2)
+
+
+def test_a_score_is_the_target_of_its_class_and_changes_nothing_else():
+    codes = torch.full((1, 3, 4), 0.5)
+    boxes = [[0, 0, 10, 10], [20, 20, 30, 30]]
+
+    found = losses_of(torch.zeros(1, 3, 2), [make_targets(boxes, [0, 1], scores=[0.8, 0.5])], codes)
+
+    # The second box is met at p = s; two other classes of the boxes, two of the third anchor.
+    assert found["classification"] == pytest.approx((SOFT + 4 * NEGATIVE) / 2)
+    assert (
+        found["box"] == losses_of(torch.zeros(1, 3, 2), [make_targets(boxes, [0, 1])], codes)["box"]
+    )
+
+
+def test_scores_of_one_give_the_losses_without_scores():
+    logits = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(0))
+    boxes, labels = [[0, 0, 10, 10], [20, 20, 30, 30]], [0, 1]
+
+    hard = losses_of(logits, [make_targets(boxes, labels, weights=[0.5, 1.0])])
+    soft = losses_of(logits, [make_targets(boxes, labels, weights=[0.5, 1.0], scores=[1.0, 1.0])])
+
+    assert soft == hard
+
+
+def test_a_human_and_a_soft_image_share_a_batch():
+    box = [[0, 0, 10, 10]]
+    targets = [make_targets(box, [1], origin="human"), make_targets(box, [1], scores=[0.8])]
+
+    found = losses_of(torch.zeros(2, 3, 2), targets)
+
+    assert found["classification"] == pytest.approx((POSITIVE + SOFT + 10 * NEGATIVE) / 2)
+
+
+def test_a_score_of_an_unknown_class_adds_nothing():
+    targets = make_targets([[0, 0, 10, 10]], [1], scores=[0.8], known=(True, False))
+
+    found = losses_of(torch.zeros(1, 3, 2), [targets])
+
+    assert found["classification"] == pytest.approx(3 * NEGATIVE)
+
+
+@pytest.mark.parametrize(("logit", "sign"), [(-2.0, -1.0), (2.0, 1.0)])
+def test_the_gradient_leads_to_the_score_from_either_side(logit, sign):
+    logits = torch.full((1, 3, 2), logit, requires_grad=True)
+    targets = [make_targets([[0, 0, 10, 10]], [0], scores=[0.5])]
+    prediction = DensePrediction(
+        logits=(logits,),
+        box_codes=(torch.zeros(1, 3, 4),),
+        priors=(ANCHORS,),
+        activation="sigmoid",
+    )
+    matched = torch.stack([match_anchors(ANCHORS, target, MATCHER) for target in targets])
+
+    losses = dense_losses(prediction, targets, matched, box_coder=CODER, box_loss="l1")
+    losses["classification"].backward()
+
+    assert logits.grad[0, 0, 0].sign() == sign
+    # All else is background.
+    assert (logits.grad.flatten()[1:] > 0).all()
 
 
 def test_duplicating_the_batch_keeps_the_value():

@@ -26,7 +26,13 @@ PRIORS = (grid(8, 8, 8), grid(16, 4, 4))
 
 
 def make_targets(
-    boxes=(), labels=None, weights=None, ignore=(), known=(True,) * NUM_CLASSES, origin="teacher"
+    boxes=(),
+    labels=None,
+    weights=None,
+    ignore=(),
+    known=(True,) * NUM_CLASSES,
+    origin="teacher",
+    scores=None,
 ):
     return Targets(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -35,6 +41,7 @@ def make_targets(
         ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
         known_classes=torch.tensor(known),
         origin=origin,
+        scores=None if scores is None else torch.tensor(scores),
     )
 
 
@@ -250,9 +257,12 @@ def claims(box, x, y, stride, level):
 
 def focal(logit, wanted):
     p = sigmoid(logit)
-    if wanted:
+    if wanted == 1:
         return -0.25 * (1 - p) ** 2 * math.log(p)
-    return -0.75 * p**2 * math.log(1 - p)
+    if wanted == 0:
+        return -0.75 * p**2 * math.log(1 - p)
+    cross_entropy = -wanted * math.log(p) - (1 - wanted) * math.log(1 - p)
+    return (0.25 * wanted + 0.75 * (1 - wanted)) * (wanted - p) ** 2 * cross_entropy
 
 
 def giou_loss(a, b):
@@ -273,10 +283,11 @@ def location_terms(target, level, square, logits, codes, quality):
             is_inside = region[0] < x < region[2] and region[1] < y < region[3]
             if is_inside if target.origin == "human" else claims(region, x, y, stride, level):
                 return 0, 0.0, 0.0, 0.0
-        return 0, sum(focal(logits[k], wanted=False) for k in known), 0.0, 0.0
+        return 0, sum(focal(logits[k], wanted=0) for k in known), 0.0, 0.0
     best = min(own, key=lambda i: (boxes[i][2] - boxes[i][0]) * (boxes[i][3] - boxes[i][1]))
     (x1, y1, x2, y2), weight = boxes[best], target.weights[best].item()
     label = target.labels[best].item()
+    score = 1 if target.scores is None else target.scores[best].item()
     predicted = [
         x - codes[0] * stride,
         y - codes[1] * stride,
@@ -288,7 +299,7 @@ def location_terms(target, level, square, logits, codes, quality):
     q = sigmoid(quality)
     return (
         1,
-        weight * sum(focal(logits[k], wanted=k == label) for k in known),
+        weight * sum(focal(logits[k], wanted=score if k == label else 0) for k in known),
         weight * giou_loss(predicted, boxes[best]),
         -weight * (central * math.log(q) + (1 - central) * math.log(1 - q)),
     )
@@ -328,6 +339,8 @@ def changed(**fields):
     return [replace(target, **fields) for target in PLAIN]
 
 
+SOFT = [replace(t, scores=torch.tensor([0.5, 0.9, 0.2])[: len(t.boxes)]) for t in PLAIN]
+CERTAIN = [replace(t, scores=torch.ones(len(t.boxes))) for t in PLAIN]
 WEIGHTED = [replace(t, weights=torch.tensor([0.5, 2.0, 0.0])[: len(t.boxes)]) for t in PLAIN]
 
 
@@ -336,12 +349,17 @@ WEIGHTED = [replace(t, weights=torch.tensor([0.5, 2.0, 0.0])[: len(t.boxes)]) fo
     [
         PLAIN,
         WEIGHTED,
+        SOFT,
+        [replace(PLAIN[0], origin="human"), *SOFT[1:]],
         changed(ignore=REGIONS, origin="human"),
         changed(ignore=REGIONS, origin="teacher"),
         changed(known_classes=torch.tensor([True, False, True])),
         [make_targets()] * 3,
     ],
-    ids=["plain", "weights", "crowd", "unsure", "unknown class", "no boxes"],
+    ids=[
+        *("plain", "weights", "scores", "a human and soft images"),
+        *("crowd", "unsure", "unknown class", "no boxes"),
+    ],
 )
 def test_losses_equal_the_formulas_in_loops(targets):
     prediction = make_prediction(3)
@@ -355,11 +373,12 @@ def test_losses_equal_the_formulas_in_loops(targets):
     ("targets", "parts"),
     [
         (WEIGHTED, {"classification", "box", "quality"}),
+        (SOFT, {"classification"}),
         (changed(ignore=REGIONS, origin="human"), {"classification"}),
         (changed(ignore=REGIONS, origin="teacher"), {"classification"}),
         (changed(known_classes=torch.tensor([True, False, True])), {"classification"}),
     ],
-    ids=["weights", "crowd", "unsure", "unknown class"],
+    ids=["weights", "scores", "crowd", "unsure", "unknown class"],
 )
 def test_each_field_of_the_targets_changes_its_losses_only(targets, parts):
     prediction = make_prediction(3)
@@ -367,6 +386,31 @@ def test_each_field_of_the_targets_changes_its_losses_only(targets, parts):
     plain, found = losses_of(prediction, PLAIN), losses_of(prediction, targets)
 
     assert {name for name in found if found[name] != pytest.approx(plain[name])} == parts
+
+
+def test_scores_of_one_give_the_losses_without_scores():
+    assert losses_of(make_prediction(3), CERTAIN) == losses_of(make_prediction(3), PLAIN)
+
+
+def test_the_gradient_leads_to_the_score_from_either_side():
+    # One location of a box, at p = 0.88 and at 0.12 of the two classes that it could have.
+    logits = torch.tensor([[2.0, -2.0, 0.0]]).repeat(1, len(PRIORS[0]), 1).requires_grad_()
+    prediction = DensePrediction(
+        logits=(logits,),
+        box_codes=(torch.ones(1, len(PRIORS[0]), 4),),
+        priors=PRIORS[:1],
+        activation="sigmoid",
+        quality_logits=(torch.zeros(1, len(PRIORS[0])),),
+    )
+    boxes = [[16, 16, 32, 32], [40, 40, 56, 56]]  # around the points (24, 24) and (48, 48)
+
+    losses_of_matched(prediction, [make_targets(boxes, [0, 1], scores=[0.5, 0.5])])[
+        "classification"
+    ].backward()
+
+    gradient = logits.grad.reshape(8, 8, NUM_CLASSES)
+    assert gradient[3, 3, 0] > 0
+    assert gradient[6, 6, 1] < 0
 
 
 def test_a_weight_does_not_change_the_normaliser():

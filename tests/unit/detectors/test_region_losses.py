@@ -23,7 +23,7 @@ EVERYTHING = BalancedSampler(number=100, foreground_share=0.5)
 
 
 def make_targets(
-    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher"
+    boxes=(), labels=(), weights=None, ignore=(), known=(True, True), origin="teacher", scores=None
 ):
     return Targets(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -32,6 +32,7 @@ def make_targets(
         ignore=torch.tensor(ignore, dtype=torch.float32).reshape(-1, 4),
         known_classes=torch.tensor(known),
         origin=origin,
+        scores=None if scores is None else torch.tensor(scores),
     )
 
 
@@ -92,6 +93,13 @@ def test_no_anchor_is_background_where_a_class_was_not_looked_for():
     assert found["objectness"] == pytest.approx(math.log(2))
 
 
+def test_a_score_does_not_change_the_proposal_losses():
+    soft = make_targets([[0, 0, 10, 10]], [1], scores=[0.25])
+    hard = make_targets([[0, 0, 10, 10]], [1])
+
+    assert proposal_losses_of(soft) == proposal_losses_of(hard)
+
+
 def test_nothing_drawn_costs_nothing():
     assert proposal_losses_of(make_targets(known=(False, True))) == {
         "objectness": 0.0,
@@ -129,6 +137,67 @@ def test_a_weight_scales_the_region_losses_of_its_box():
     assert region_losses_of(targets, EVEN, [0, -1, -1]) == pytest.approx(
         {"classification": 2.5 * math.log(3) / 3, "box": 0.5 * BOX / 3}
     )
+
+
+def log_softmax(logits, column):
+    return logits[column] - math.log(sum(math.exp(value) for value in logits))
+
+
+LOGITS = [0.5, -1.0, 2.0]  # of background, class 0, class 1
+
+
+def test_a_score_is_shared_out_between_the_class_and_the_background():
+    targets = make_targets([[0, 0, 10, 10]], [1], scores=[0.8])
+
+    found = region_losses_of(targets, [LOGITS, *EVEN[1:]], [0, -1, -1])
+
+    named = -0.8 * log_softmax(LOGITS, 2) - 0.2 * log_softmax(LOGITS, 0)
+    assert found == pytest.approx({"classification": (named + 2 * math.log(3)) / 3, "box": BOX / 3})
+
+
+def test_a_weight_multiplies_both_shares_of_a_score():
+    targets = make_targets([[0, 0, 10, 10]], [1], weights=[0.5], scores=[0.8])
+
+    found = region_losses_of(targets, [LOGITS, *EVEN[1:]], [0, -1, -1])
+
+    named = -0.8 * log_softmax(LOGITS, 2) - 0.2 * log_softmax(LOGITS, 0)
+    assert found["classification"] == pytest.approx((0.5 * named + 2 * math.log(3)) / 3)
+
+
+def test_what_a_score_leaves_may_be_of_a_class_that_nobody_looked_for():
+    targets = make_targets([[0, 0, 10, 10]], [1], scores=[0.8], known=(False, True))
+
+    found = region_losses_of(targets, EVEN, [0, -1, -1])
+
+    # The class has 1/3, background or class 0 has 2/3.
+    named = 0.8 * math.log(3) - 0.2 * math.log(2 / 3)
+    assert found["classification"] == pytest.approx((named - 2 * math.log(2 / 3)) / 3)
+
+
+def test_scores_of_one_give_the_region_losses_without_scores():
+    logits = [[1e4, 0.0, -1e4], LOGITS, *EVEN[1:2]]
+    hard = make_targets([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 0])
+    soft = make_targets([[0, 0, 10, 10], [20, 20, 30, 30]], [1, 0], scores=[1.0, 1.0])
+
+    assert region_losses_of(soft, logits, [0, 1, -1]) == region_losses_of(hard, logits, [0, 1, -1])
+
+
+def test_the_region_loss_is_least_where_the_class_has_its_score():
+    # One region, its class at probability p, the background at the rest, class 0 at next to none.
+    targets = make_targets([[0, 0, 10, 10]], [1], scores=[0.8])
+    logits = torch.tensor([[0.0, -100.0, math.log(0.8 / 0.2)]], requires_grad=True)
+    prediction = RegionPrediction(
+        proposals=(ANCHORS[:1],),
+        features=(torch.zeros(1, 1, 1, 1),),
+        logits=(logits,),
+        box_codes=(torch.zeros(1, 2, 4),),
+    )
+    sampled = [SampledRegions(boxes=ANCHORS[:1], matched=torch.tensor([0]))]
+
+    losses = region_losses(prediction, sampled, [targets], columns=(0, 1), box_coder=CODER)
+    losses["classification"].backward()
+
+    assert logits.grad.abs().max() < 1e-6
 
 
 def test_a_background_region_may_be_of_a_class_that_nobody_looked_for():

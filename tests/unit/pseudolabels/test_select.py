@@ -192,7 +192,9 @@ def test_targets_ignore_regions_and_the_rest_by_hand(labels_of):
     assert targets.origin == "teacher"
 
 
-@pytest.mark.parametrize(("weighting", "weights"), [("hard", [1, 1]), ("score", [0.75, 0.5])])
+@pytest.mark.parametrize(
+    ("weighting", "weights"), [("hard", [1, 1]), ("score", [0.75, 0.5]), ("soft", [1, 1])]
+)
 def test_weights_are_one_or_the_score(weighting, weights, labels_of):
     stored = {"a": labels_of(scores=[0.75, 0.5, 0.25])}
 
@@ -201,6 +203,31 @@ def test_weights_are_one_or_the_score(weighting, weights, labels_of):
     )["a"]
 
     assert targets.weights.tolist() == weights
+
+
+def test_soft_targets_have_the_scores_of_the_boxes_that_are_kept(labels_of):
+    boxes = [(i, 0, i + 1, 1) for i in range(3)]
+    stored = {"a": labels_of(boxes, [0.75, 0.25, 0.5])}
+
+    targets = select_targets(
+        stored, {"cat": 0.5, "dog": 0.5}, CLASSES, ignore_floor=0.1, weighting="soft"
+    )["a"]
+
+    assert targets.boxes[:, 0].tolist() == [0, 2]
+    assert targets.scores.tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("weighting", ["hard", "score"])
+def test_other_targets_have_no_scores(weighting, labels_of):
+    targets = select_targets(
+        {"a": labels_of(scores=[0.75])},
+        {"cat": 0.5, "dog": 0.5},
+        CLASSES,
+        ignore_floor=0.1,
+        weighting=weighting,
+    )["a"]
+
+    assert targets.scores is None
 
 
 def test_image_without_detections_has_empty_targets(labels_of):

@@ -192,6 +192,18 @@ def test_validation_labels_are_counted_in_the_classes_to_learn(folder, load):
     np.testing.assert_array_equal(data.validation.samples[0].annotations.labels, [1])
 
 
+def test_validation_classes_that_are_matched_by_alias_are_told(folder, load):
+    write_coco(folder / "train.json", ["a.png"], ["cat", "airplane"], ["airplane"])
+    write_coco(folder / "val.json", ["c.png"], ["Cat", "aeroplane"], ["aeroplane"])
+
+    data = load(labeled=source(folder, "train.json"), validation=source(folder, "val.json"))
+
+    np.testing.assert_array_equal(data.validation.samples[0].annotations.labels, [1])
+    assert data.remarks() == [
+        "data.validation: classes counted under another name for the same: aeroplane as airplane"
+    ]
+
+
 def test_validation_boxes_of_a_class_that_is_not_learned_are_refused(folder, load):
     write_coco(folder / "val.json", ["c.png"], ["dog", "cow"], ["cow"])
 

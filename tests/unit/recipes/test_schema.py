@@ -140,7 +140,7 @@ def test_a_fault_of_a_train_stage_is_named(load_plain, override, message):
         ("threshold={a b: 2}", r"threshold\['a b'\]: found '2'"),
         ("fallback_threshold=0.05", r"fallback_threshold: found 0\.05\. Accepted: ignore_floor"),
         ("batch_size=0", r"batch_size: found '0'"),
-        ("weighting=soft", r"weighting: found 'soft'\. Accepted: hard, score"),
+        ("weighting=sharp", r"weighting: found 'sharp'\. Accepted: hard, score, soft"),
         ("keep_empty=-0.1", r"keep_empty: found '-0\.1'"),
         ("epochs=1", r"epochs: unknown key"),
     ],
