@@ -69,7 +69,7 @@ def open_teacher(path: Path) -> Teacher:
     """
     if path.suffix.lower() not in YAML_SUFFIXES or path.is_dir():
         return Teacher(path)
-    return teacher_of(_read_entry(path))
+    return teacher_of(read_entry(path))
 
 
 def open_detector(path: Path) -> Detector:
@@ -83,7 +83,15 @@ def open_detector(path: Path) -> Detector:
     return open_teacher(path).detector
 
 
-def _read_entry(path: Path) -> TeacherConfig:
+def read_entry(path: Path) -> TeacherConfig:
+    """Read a YAML file that declares a teacher.
+
+    Args:
+        path: With the keys of an entry of `teachers`; paths in it start at its folder.
+
+    Raises:
+        ConfigError: It cannot be read, declares nothing, or has faults; all of them are listed.
+    """
     try:
         raw = read_yaml(path)
     except DataError as error:
