@@ -1,5 +1,6 @@
 """What the page about teachers of boxes shows is what there is."""
 
+import json
 import re
 import shlex
 
@@ -82,6 +83,8 @@ def yolox(page, tmp_path, project, shared_data):
     for name in names:
         (tmp_path / "photos" / name).symlink_to(shared_data / "voc" / "images" / name)
     (tmp_path / "few.txt").write_text("\n".join(names))
+    records = json.loads((shared_data / "voc" / "val.json").read_text())["images"][:4]
+    (tmp_path / "val.txt").write_text("\n".join(record["file_name"] for record in records))
     return tmp_path
 
 
@@ -105,7 +108,7 @@ def test_the_recipe_of_the_page_runs_with_yolox(yolox):
     changes = {
         "data.workers": 0,
         "data.unlabeled[0].list": "few.txt",
-        "data.validation": "null",
+        "data.validation.list": "val.txt",
         "student.pretrained": "false",
         "stages[1].epochs": "null",
         "stages[1].steps": 1,
@@ -118,4 +121,7 @@ def test_the_recipe_of_the_page_runs_with_yolox(yolox):
     )
 
     assert done.exit_code == 0, done.output
-    assert (yolox / "out" / "result.json").is_file()
+    teacher = json.loads((yolox / "out" / "result.json").read_text())["models"]["teacher"]
+    assert (teacher["parameters"], teacher["gflops"]) == (None, None)
+    assert teacher["latency_ms"] > 0
+    assert teacher["metrics"]["AP50"] > 0.3

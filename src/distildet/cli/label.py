@@ -84,7 +84,8 @@ def label(
         with process_group(), ExitStack() as held, interruptible() as interruption:
             progress = console if rank() == 0 else Silence()
             dataset = on_first(lambda: _begin(images, listed, out, formats))
-            loaded = open_teacher(teacher)
+            # Its own classes are written; how they stand to a student's is a matter of recipes.
+            loaded = open_teacher(teacher).unmapped()
             for line in dataset.notes:
                 progress.message(f"Left out: {line}")
             on_first(lambda: held.enter_context(locked(out)))

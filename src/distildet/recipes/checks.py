@@ -236,7 +236,11 @@ def missing_files(recipe: Recipe | Sections) -> list[str]:
         if _exists(path, kind):
             continue
         if _exists(path, "file or folder"):
-            faults.append(f"{where}: {str(path)!r} is no {kind}. Give the path of a {kind}.")
+            advice = DECLARED_SUFFIXES.get(path.suffix.lower()) if kind == _BUNDLE else None
+            faults.append(
+                f"{where}: {str(path)!r} is no {kind}. "
+                + (f"To teach with it, {advice}" if advice else f"Give the path of a {kind}.")
+            )
         else:
             faults.append(f"{where}: there is no {kind} {str(path)!r}.{_advice(where, path)}")
     return faults
@@ -263,9 +267,7 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
 def _teacher_paths(where: str, teacher: TeacherConfig) -> Iterator[tuple[str, Path, str]]:
     if isinstance(teacher, BundleTeacherConfig):
         is_stock = teacher.detector.suffix.lower() in STOCK_SUFFIXES
-        # What a file is instead is told where it is opened.
-        is_other_file = teacher.detector.suffix.lower() in DECLARED_SUFFIXES
-        kind = "file" if is_stock or is_other_file else _BUNDLE
+        kind = "file" if is_stock else _BUNDLE
         yield f"{where}.detector", teacher.detector, kind
         return
     for key in ("weights", "classes", "file", "images"):

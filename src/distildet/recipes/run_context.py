@@ -1,5 +1,6 @@
 """What all stages of a run share."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -68,6 +69,12 @@ class Teacher:
     def is_mapped(self) -> bool:
         """Whether it was told how its classes stand to others."""
         return bool(self._class_map or self._unknown_classes)
+
+    def unmapped(self) -> "Teacher":
+        """Return the same teacher without what it was told of other classes."""
+        same = copy.copy(self)
+        same._class_map, same._unknown_classes = None, ()
+        return same
 
     def loaded(self) -> "Teacher":
         """Return itself after loading the detector.
