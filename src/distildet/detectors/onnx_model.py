@@ -18,7 +18,8 @@ Arrays = Mapping[str, NDArray[Any]]
 # What exporters call the file beside a model that has the weights of one that is large.
 _BESIDE = (".data", "_data")
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-_LOG_ERRORS_ALONE = 3
+# Errors are told by us; the runtime would print them besides.
+_LOG_FATAL_ALONE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class OnnxModel:
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
-        options.log_severity_level = _LOG_ERRORS_ALONE
+        options.log_severity_level = _LOG_FATAL_ALONE
         # Threads that wait in a loop would take the cores from the processes that load images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -17,13 +17,16 @@ from distildet.recipes.schema import (
     SourceConfig,
     Stage,
     StudentConfig,
-    TeacherConfig,
     TeacherEntry,
     TrainStage,
 )
 from distildet.recipes.source_schema import ANNOTATIONS_BY_FORMAT
 from distildet.recipes.streams import LABELED_BY, Stream
-from distildet.recipes.teacher_schema import BundleTeacherConfig
+from distildet.recipes.teacher_schema import (
+    AnyTeacherConfig,
+    BundleTeacherConfig,
+    OnnxTeacherConfig,
+)
 from distildet.recipes.values import INIT_WORDS, Boolean
 
 # What a teacher is given by; whether a path without this suffix exists, a folder alone can say.
@@ -43,7 +46,7 @@ class Sections:
     """
 
     data: DataConfig | None
-    teachers: tuple[TeacherConfig, ...] | None
+    teachers: tuple[AnyTeacherConfig, ...] | None
     student: StudentConfig | None
     stages: tuple[LabelStage | TrainStage | None, ...] | None
     baseline: bool | None
@@ -264,14 +267,15 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
             yield f"stages[{index}].init", stage.init, "file or folder"
 
 
-def _teacher_paths(where: str, teacher: TeacherConfig) -> Iterator[tuple[str, Path, str]]:
+def _teacher_paths(where: str, teacher: AnyTeacherConfig) -> Iterator[tuple[str, Path, str]]:
     if isinstance(teacher, BundleTeacherConfig):
         is_stock = teacher.detector.suffix.lower() in STOCK_SUFFIXES
         kind = "file" if is_stock else _BUNDLE
         yield f"{where}.detector", teacher.detector, kind
         return
-    for key in ("weights", "classes", "file", "images"):
-        path = getattr(teacher, key, None)
+    is_onnx = isinstance(teacher, OnnxTeacherConfig)
+    for key in ("weights", "classes") if is_onnx else ("file", "images"):
+        path = getattr(teacher, key)
         if isinstance(path, Path):
             yield f"{where}.{key}", path, "file"
 

@@ -17,12 +17,11 @@ from distildet.detectors.stock_classes import coco_columns
 from distildet.errors import ConfigError, DataError
 from distildet.recipes.faults import describe
 from distildet.recipes.run_context import Teacher
-from distildet.recipes.source_schema import TeacherConfig
 from distildet.recipes.teacher_schema import (
     COCO,
+    AnyTeacherConfig,
     BundleTeacherConfig,
     OnnxTeacherConfig,
-    ResultsTeacherConfig,
     TeacherEntry,
     declared_output,
     type_of_entry,
@@ -33,11 +32,11 @@ YAML_SUFFIXES = (".yaml", ".yml")
 """Of the files that declare a teacher."""
 
 
-def teacher_of(config: TeacherConfig) -> Teacher:
+def teacher_of(config: AnyTeacherConfig) -> Teacher:
     """Return the teacher of an entry; a detector of ours is loaded when it is first needed.
 
     Args:
-        config: One of the kinds of `TeacherEntry`.
+        config: The entry.
 
     Raises:
         DistildetError: What it names cannot be used.
@@ -52,9 +51,7 @@ def teacher_of(config: TeacherConfig) -> Teacher:
         )
     if isinstance(config, OnnxTeacherConfig):
         return Teacher(_onnx_detector(config), **standing)
-    if isinstance(config, ResultsTeacherConfig):
-        return Teacher(ResultsDetector(config.file, images=config.images), **standing)
-    raise TypeError(f"{type(config).__name__} is no kind of teacher.")
+    return Teacher(ResultsDetector(config.file, images=config.images), **standing)
 
 
 def open_teacher(path: Path) -> Teacher:
@@ -83,7 +80,7 @@ def open_detector(path: Path) -> Detector:
     return open_teacher(path).detector
 
 
-def read_entry(path: Path) -> TeacherConfig:
+def read_entry(path: Path) -> AnyTeacherConfig:
     """Read a YAML file that declares a teacher.
 
     Args:
@@ -103,7 +100,7 @@ def read_entry(path: Path) -> TeacherConfig:
             "`teachers` in a recipe, such as detector: onnx; see docs/black-box-teachers.md."
         )
     try:
-        entry: TeacherConfig = adapter.validate_python(
+        entry: AnyTeacherConfig = adapter.validate_python(
             raw, context={FOLDER_KEY: path.absolute().parent}
         )
     except ValidationError as error:

@@ -19,9 +19,10 @@ from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import RunData, load_run_data
-from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig, TrainStage
+from distildet.recipes.schema import LabelStage, Recipe, TrainStage
 from distildet.recipes.student import initial_student, student_options
 from distildet.recipes.teacher_cache import refuse_uncached
+from distildet.recipes.teacher_schema import AnyTeacherConfig
 from distildet.specs import DetectorSpec
 from distildet.training.interruption import Interruption
 
@@ -161,7 +162,7 @@ def _refuse_unequal_shares(recipe: Recipe, faults: _Faults) -> None:
             )
 
 
-def _loaded(config: TeacherConfig) -> Teacher:
+def _loaded(config: AnyTeacherConfig) -> Teacher:
     return teacher_of(config).loaded()
 
 

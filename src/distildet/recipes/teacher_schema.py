@@ -326,6 +326,7 @@ def type_of_entry(value: Any) -> type[TeacherConfig]:
     return {kind.TAG: kind for kind in kinds}[_kind_of_teacher(value)]
 
 
+AnyTeacherConfig: TypeAlias = BundleTeacherConfig | OnnxTeacherConfig | ResultsTeacherConfig
 TeacherEntry = Annotated[
     Annotated[BundleTeacherConfig, Tag(BundleTeacherConfig.TAG)]
     | Annotated[OnnxTeacherConfig, Tag(OnnxTeacherConfig.TAG)]

@@ -374,3 +374,71 @@ def test_numbers_that_are_not_finite_are_told_before_any_work(one_box):
 
     with pytest.raises(WeightsError, match="numbers that are not finite for a grey image"):
         OnnxDetector(weights, classes=["a"], image_size=32, input=sees(), output=FINISHED)
+
+
+@pytest.fixture
+def write_graph(tmp_path):
+    """Give a function that writes a model of any nodes from `images` [n 3 8 8] to `out`."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    def write(nodes, **constants):
+        graph = helper.make_graph(
+            [helper.make_node(kind, inputs, outputs) for kind, inputs, outputs in nodes],
+            "graph",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 8, 8])],
+            [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / "graph.onnx")
+        return tmp_path / "graph.onnx"
+
+    return write
+
+
+ROWS = BoxesOutput(format="xyxy", units="pixels", scores="probs")
+
+
+def test_a_model_that_takes_single_images_alone_is_told_and_can_be_declared(write_graph):
+    # 192 numbers are 32 rows of 6; two images do not fit into the shape.
+    weights = write_graph([("Reshape", ["images", "shape"], ["out"])], shape=[1, 32, 6])
+    options = {"classes": ["a", "b"], "image_size": 8, "output": ROWS}
+
+    with pytest.raises(
+        WeightsError, match=r"the model fails on images \[2, 3, 8, 8\].*one_at_a_tim"
+    ):
+        OnnxDetector(weights, **options, input=sees())
+    # Grey, with which it is tried, becomes 0, so that all scores are 0.
+    alone = sees(one_at_a_time=True, mean=(0.5, 0.5, 0.5))
+    detector = OnnxDetector(weights, **options, input=alone)
+
+    assert len(detector.predict([photo(8, 8), photo(8, 8)])) == 2
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_model(write_graph):
+    # 2^44 zeros.
+    weights = write_graph([("ConstantOfShape", ["shape"], ["out"])], shape=[1, 2**40, 16])
+
+    with pytest.raises(MemoryError, match="Failed to allocate memory"):
+        OnnxDetector(weights, classes=["a"], image_size=8, input=sees(), output=ROWS)
+
+
+def test_boxes_of_several_images_in_one_list_must_be_asked_for_one_by_one(one_box, write_onnx):
+    found = {"boxes": np.zeros((1, 4), np.float32), "labels": np.array([0])}
+    one = write_onnx(found, probes={"scores": ([0], 1)}, shape=(3, 8, 8))
+    model = pytest.importorskip("onnx").load(one)
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    axes = [(side.dim_value, side.dim_param) for side in dimensions]
+    first = dimensions.add()
+    first.CopyFrom(dimensions[2])
+    dimensions[0].Clear()
+    dimensions[0].dim_param = "n"
+    dimensions[1].dim_value = 3
+    pytest.importorskip("onnx").save(model, one)
+
+    assert axes == [(3, ""), (8, ""), (8, "")]
+    with pytest.raises(
+        ConfigError, match=r"input\.one_at_a_time: the model takes any number of im"
+    ):
+        OnnxDetector(one, classes=["a"], image_size=8, input=sees(), output=FINISHED)
