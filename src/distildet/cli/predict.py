@@ -60,6 +60,7 @@ def predict(
         (print_error if out is None else console.message)(f"Left out: {line}")
     document: dict[str, list[dict[str, Any]]] = {}
     faults: list[str] = []
+    detector.expect(name for name, _ in files)
     for name, path, found in _detect(detector, files, batch_size):
         if isinstance(found, DataError):
             faults.append(str(found))

@@ -71,7 +71,9 @@ class ResultsDetector(BlackBoxDetector):
             DataError: One does, or several names fit an image.
         """
         given = list(image_ids)
-        self._image_by_name |= {one: one for one in given if one in self._by_name}
+        for image_id in given:
+            if image_id in self._by_name:
+                self._image_by_name.setdefault(image_id, image_id)
         for image_id in given:
             self._found(image_id)
 

@@ -116,6 +116,14 @@ def test_a_name_that_stands_for_two_images_is_refused_before_any_work(results):
         detector.expect(["x/a.jpg", "y/a.jpg"])
 
 
+def test_a_name_that_was_taken_for_another_image_is_refused_later(results):
+    detector = results("a.jpg")
+    detector.expect(["x/a.jpg"])
+
+    with pytest.raises(DataError, match=r"its image 'a\.jpg' may be 'x/a\.jpg' or 'a\.jpg'"):
+        detector.expect(["a.jpg"])
+
+
 def test_a_whole_name_is_never_taken_for_the_end_of_another(results):
     detector = results("a.jpg")
     detector.expect(["x/a.jpg", "a.jpg"])
