@@ -50,11 +50,16 @@ def model_table(results: list[dict[str, Any]]) -> list[str]:
             rows.append(
                 f"| {result['name']} | {name} | {len(model['per_seed'])} | "
                 + " | ".join(spread(model["per_seed"], metric) for metric in METRICS)
-                + f" | {model['parameters']:,} | {model['gflops']:.2f} | "
+                + f" | {shown(model['parameters'], ',')} | {shown(model['gflops'], '.2f')} | "
                 + (" + ".join(map(str, steps[0])) if steps else "-")
                 + " |"
             )
     return rows
+
+
+def shown(number: float | None, form: str) -> str:
+    """Return a number, or a dash for what was not measured."""
+    return "-" if number is None else format(number, form)
 
 
 def spread(per_seed: list[dict[str, float | None]], metric: str) -> str:

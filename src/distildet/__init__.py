@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distildet.classes import ClassList
     from distildet.detectors.bundle import build_detector, load_detector, save_detector
+    from distildet.detectors.callable_detector import CallableDetector
     from distildet.recipes.load import load_recipe
     from distildet.recipes.runner import run_recipe
 
 __all__ = [
+    "CallableDetector",
     "ClassList",
     "build_detector",
     "load_detector",
@@ -19,6 +21,7 @@ __all__ = [
 ]
 
 _MODULE_BY_NAME = {
+    "CallableDetector": "distildet.detectors.callable_detector",
     "ClassList": "distildet.classes",
     "build_detector": "distildet.detectors.bundle",
     "load_detector": "distildet.detectors.bundle",

@@ -33,6 +33,16 @@ class WeightsError(DistildetError):
     """Weights that are missing, damaged, or do not belong to this detector."""
 
 
+class MissingExtraError(DistildetError):
+    """A library is needed that is installed only with an extra; the message has the command."""
+
+    def __init__(self, library: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed. Run: "
+            f'pip install "distildet[{extra}]"'
+        )
+
+
 class StoreError(DistildetError):
     """A pseudo-label store that does not fit what is asked of it."""
 

@@ -2,12 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from distildet.classes import ClassList
 from distildet.structures import FEATURES_BACKBONE, FEATURES_HEAD, FEATURES_NECK
 
-HeadKind = Literal["dense", "query", "region"]
+HeadKind = Literal["dense", "query", "region", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFrame:
+    """A rectangle that whole images are scaled to.
+
+    Args:
+        height: In pixels.
+        width: In pixels.
+        is_filled: Whether images are stretched to fill it, rather than fitted into it.
+    """
+
+    height: int
+    width: int
+    is_filled: bool
+
+
+ViewSize: TypeAlias = int | InputFrame | Literal["original"]
+"""How whole images are scaled: to a longer side, to a rectangle, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +55,14 @@ class DetectorSpec:
         family: Registered name, such as "retinanet".
         classes: Names of its labels.
         levels: All feature maps it can return, backbone first.
-        head: Kind of its predictions before post-processing.
+        head: Kind of its predictions before post-processing; "none" where it returns no such.
         parts: What forward can return, words of `distildet.structures.PARTS`.
         image_size: Longer side in pixels at which it was or is to be trained.
         mean: RGB mean that it subtracts from pixels in 0..1.
         std: RGB standard deviation that it divides by.
         licence: Licence of the code that computes it.
         options: Constructor options that build it again, without weights; JSON values.
+        frame: How it wants whole images scaled where `image_size` does not say it.
     """
 
     family: str
@@ -55,6 +75,12 @@ class DetectorSpec:
     std: tuple[float, float, float]
     licence: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    frame: InputFrame | Literal["original"] | None = None
+
+    @property
+    def view_size(self) -> ViewSize:
+        """How whole images are scaled for it."""
+        return self.image_size if self.frame is None else self.frame
 
     def levels_of(self, part: str) -> dict[str, FeatureLevel]:
         """Return the feature maps of a part by name, in the order of `levels`.

@@ -180,6 +180,8 @@ class Detections:
         probs: [n k] float32 class probabilities, or None where the detector has none.
         is_finite: False where the detector computed numbers that are not finite: that there are
             no boxes then says nothing about the image.
+        fault: Why the detector has no answer for this image, such as a file of boxes that does not
+            list it, as a whole message; None where it has one, which may be that there is nothing.
     """
 
     boxes: Tensor
@@ -187,6 +189,7 @@ class Detections:
     labels: Tensor
     probs: Tensor | None = None
     is_finite: bool = True
+    fault: str | None = None
 
     def __len__(self) -> int:
         """Return the number of detections."""

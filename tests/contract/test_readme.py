@@ -54,6 +54,7 @@ def test_every_public_name_of_the_readme_exists(readme):
 
 def test_public_names_equal_the_reviewed_list():
     assert sorted(distildet.__all__) == [
+        "CallableDetector",
         "ClassList",
         "build_detector",
         "load_detector",

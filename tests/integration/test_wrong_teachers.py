@@ -26,6 +26,11 @@ LABEL_STAGE, TEACHER = recipes.LABEL_STAGE, recipes.TEACHER
 teacher, tree, call = recipes.teacher, recipes.tree, recipes.call
 distilled = recipes.distilled
 
+ONNX = (
+    "{detector: onnx, weights: t.onnx, classes: [car, no], image_size: 64, output: {layout: grid}, "
+    "input: {layout: nchw, colour: rgb, range: 1, resize: stretch}}"
+)
+
 TEACHER_CASES = [
     Case(
         name="66 a synonym",
@@ -80,6 +85,32 @@ TEACHER_CASES = [
         name="weights of something else",
         change=weights({"a": torch.zeros(3)}),
         says=("teachers[0]: ", "in/t.pth: these are no weights of a known detector", "Accepted: "),
+    ),
+    Case(
+        name="35 an ONNX file that was never fetched",
+        change=cases.all_of(
+            cases.content("t.onnx", b"version https://git-lfs.github.com/spec/v1\n"),
+            edited((TEACHER, ONNX)),
+        ),
+        says=("teachers[0]: ", "in/t.onnx: the file is a Git LFS pointer, not an ONNX model"),
+    ),
+    Case(
+        name="an ONNX file that is none",
+        change=cases.all_of(cases.content("t.onnx", b"PK"), edited((TEACHER, ONNX))),
+        says=("teachers[0]: ", "in/t.onnx: ONNX Runtime ", "cannot open it"),
+    ),
+    Case(
+        name="51 a file of boxes without scores",
+        change=edited((TEACHER, "{detector: results, file: train.json}")),
+        says=("teachers[0]: ", "in/train.json: 'score' must be a number 0..1", "annotations[0]"),
+    ),
+    Case(
+        name="67 a file of boxes where weights are needed",
+        change=cases.all_of(
+            edited((TEACHER, "{detector: results, file: train.json}")),
+            distilling("loss: feature-imitation"),
+        ),
+        says=("stages[1].distill: found feature-imitation, but of the teacher nothing is known",),
     ),
     Case(
         name="classes of a bundle",

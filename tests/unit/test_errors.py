@@ -33,6 +33,16 @@ def test_an_interrupted_run_has_the_code_of_its_signal():
     assert errors.DistildetError.exit_code == 2
 
 
+def test_a_missing_extra_has_the_command_that_installs_it():
+    error = errors.MissingExtraError("onnxruntime", extra="onnx", purpose="a.onnx: an ONNX model")
+
+    assert error.exit_code == 2
+    assert str(error) == (
+        "a.onnx: an ONNX model needs onnxruntime, which is not installed. Run: "
+        'pip install "distildet[onnx]"'
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "accepted", "sentence"),
     [

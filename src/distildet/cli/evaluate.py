@@ -43,10 +43,11 @@ def evaluate(
     With two GPUs: torchrun --nproc-per-node 2 -m distildet evaluate runs/NAME/student ...
     """
     from distildet.data.annotated import read_annotated
-    from distildet.detectors.bundle import load_detector
     from distildet.evaluation.coco_metrics import evaluate_detections
     from distildet.evaluation.detect_dataset import detect_dataset
     from distildet.ops.processes import rank
+    from distildet.recipes.declared import open_teacher
+    from distildet.recipes.label_stage import with_labels_of
     from distildet.recipes.progress import Silence
     from distildet.recipes.run_data import alias_remarks, with_classes
     from distildet.training.device import choose_device
@@ -56,9 +57,13 @@ def evaluate(
     try:
         with process_group():
             progress = Silence() if as_json or rank() > 0 else console
-            detector = load_detector(model)
+            teacher = open_teacher(model)
+            detector = teacher.detector
             read = read_annotated(annotation_format, images, annotations, listed=listed)
-            dataset = with_classes(read, detector.spec.classes)
+            # One that says how its classes stand to others is measured on those.
+            classes = read.classes if teacher.is_mapped else None
+            dataset = with_classes(read, classes or detector.spec.classes)
+            labels = teacher.map_to(dataset.classes or detector.spec.classes).labels
             for line in (*dataset.dropped, *dataset.notes):
                 progress.message(f"Left out: {line}")
             for line in alias_remarks(read, detector.spec.classes):
@@ -72,8 +77,9 @@ def evaluate(
                 progress=lambda done, total: progress.advance("images", done, total),
             )
             console.close()
+            named = {name: with_labels_of(found, labels) for name, found in detections.items()}
             if rank() == 0:
-                _print(evaluate_detections(dataset, detections), as_json=as_json)
+                _print(evaluate_detections(dataset, named), as_json=as_json)
     finally:
         console.close()
 

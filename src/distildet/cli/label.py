@@ -70,9 +70,9 @@ def label(
     from distildet.data.write_label_studio import LabelStudioOptions
     from distildet.ops.processes import rank
     from distildet.ops.shared_work import on_first
+    from distildet.recipes.declared import open_teacher
     from distildet.recipes.label_stage import STORE, label_with
     from distildet.recipes.progress import Silence
-    from distildet.recipes.run_context import Teacher
     from distildet.recipes.run_folder import locked
     from distildet.training.device import choose_device
     from distildet.training.distributed import process_group
@@ -84,7 +84,8 @@ def label(
         with process_group(), ExitStack() as held, interruptible() as interruption:
             progress = console if rank() == 0 else Silence()
             dataset = on_first(lambda: _begin(images, listed, out, formats))
-            loaded = Teacher(teacher)
+            # Its own classes are written; how they stand to a student's is a matter of recipes.
+            loaded = open_teacher(teacher).unmapped()
             for line in dataset.notes:
                 progress.message(f"Left out: {line}")
             on_first(lambda: held.enter_context(locked(out)))

@@ -8,7 +8,8 @@ import typer
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        help="A detector bundle such as runs/NAME/student, or a stock torchvision .pth file."
+        help="A detector bundle such as runs/NAME/student, a stock torchvision .pth file, or a "
+        "YAML file that declares another detector, as an entry of `teachers` does."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]

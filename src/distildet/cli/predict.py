@@ -44,15 +44,15 @@ def predict(
     Example: distildet predict runs/NAME/student photos --out found
     """
     from distildet import artefacts
-    from distildet.detectors.bundle import load_detector
     from distildet.ops.placement import placed_on
+    from distildet.recipes.declared import open_detector
     from distildet.report.drawing import draw_detections
     from distildet.training.device import choose_device
 
     if out is not None:
         _refuse_used(out)
     files, notes = _files(images)
-    detector = placed_on(load_detector(model), choose_device(device))
+    detector = placed_on(open_detector(model), choose_device(device))
     classes = detector.spec.classes
     console = Console()
     for line in notes:
@@ -60,6 +60,7 @@ def predict(
         (print_error if out is None else console.message)(f"Left out: {line}")
     document: dict[str, list[dict[str, Any]]] = {}
     faults: list[str] = []
+    detector.expect(name for name, _ in files)
     for name, path, found in _detect(detector, files, batch_size):
         if isinstance(found, DataError):
             faults.append(str(found))
@@ -137,12 +138,13 @@ def _detect(
         chunk = files[start : start + batch_size]
         results: list[Detections | DataError] = []
         try:
-            results.extend(detector.predict([path for _, path in chunk], batch_size=batch_size))
+            names, paths = zip(*chunk, strict=True)
+            results.extend(detector.predict(paths, batch_size=batch_size, names=names))
         except DataError:
             # One of them is damaged; which one is found out one by one.
-            for _, path in chunk:
+            for name, path in chunk:
                 try:
-                    results.extend(detector.predict([path]))
+                    results.extend(detector.predict([path], names=[name]))
                 except DataError as error:
                     results.append(error)
         for (name, path), found in zip(chunk, results, strict=True):

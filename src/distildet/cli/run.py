@@ -79,8 +79,8 @@ def result_lines(result: dict[str, Any], out: Path) -> list[str]:
         metrics = model["metrics"] or {}
         cells = "".join(_percent(metrics.get(key)).rjust(7) for key in ("AP", "AP50", "AP75"))
         lines.append(
-            f"{name:<10}{cells}{model['parameters']:>12,}{model['gflops']:>8.2f}"
-            f"{model['latency_ms']:>8.1f}"
+            f"{name:<10}{cells}{_number(model['parameters'], ','):>12}"
+            f"{_number(model['gflops'], '.2f'):>8}{_number(model['latency_ms'], '.1f'):>8}"
         )
     for name, gain in result["gain"].items():
         low, high = gain["ci95"]
@@ -93,6 +93,10 @@ def result_lines(result: dict[str, Any], out: Path) -> list[str]:
     # Runs that finished before there were warnings have none.
     lines += [f"warning: {reason}" for reason in result.get("warnings", ())]
     return [*lines, f"student: {out / 'student'}", f"result:  {out / 'result.json'}"]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _percent(value: float | None) -> str:

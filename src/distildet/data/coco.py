@@ -53,10 +53,10 @@ def read_coco(
             each kind with its first five records.
     """
     require_folder(images)
-    document = _sections(annotations, read_json(annotations))
+    document = coco_sections(annotations, read_json(annotations))
     faults = Faults(annotations)
-    class_list, label_by_category = _read_categories(document["categories"], faults)
-    image_by_id = _read_images(document["images"], images, faults)
+    class_list, label_by_category = read_categories(document["categories"], faults)
+    image_by_id = read_images(document["images"], images, faults)
     _refuse_dangling(document, label_by_category, faults)
     boxes_by_image, dropped = read_boxes(
         document["annotations"], image_by_id, label_by_category, faults
@@ -86,11 +86,23 @@ def read_coco(
     )
 
 
-def _sections(path: Path, document: Any) -> Mapping[str, Sequence[Record]]:
-    accepted = "A COCO file is an object with the lists 'images', 'annotations' and 'categories'."
+def coco_sections(
+    path: Path, document: Any, names: Sequence[str] = ("images", "annotations", "categories")
+) -> Mapping[str, Sequence[Record]]:
+    """Return the lists of a COCO file.
+
+    Args:
+        path: Of the file, for messages.
+        document: Its content.
+        names: Of the lists that it must have.
+
+    Raises:
+        DataError: One is missing, holds something else than objects, or may not be empty.
+    """
+    accepted = f"A COCO file is an object with the lists {_listed(names)}."
     if not isinstance(document, dict):
         raise DataError(f"{path}: found a {type(document).__name__} at the top level. {accepted}")
-    for name in ("images", "annotations", "categories"):
+    for name in names:
         if not isinstance(document.get(name), list):
             found = "is missing" if name not in document else "is not a list"
             raise DataError(f"{path}: {name!r} {found}. {accepted}")
@@ -101,6 +113,10 @@ def _sections(path: Path, document: Any) -> Mapping[str, Sequence[Record]]:
         if not document[name]:
             raise DataError(f"{path}: {name!r} is an empty list. At least one record is needed.")
     return document
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
 
 
 def _take_id(section: str, record: Record, taken: Mapping[int, Any], faults: Faults) -> int | None:
@@ -119,9 +135,18 @@ def _take_id(section: str, record: Record, taken: Mapping[int, Any], faults: Fau
     return record_id
 
 
-def _read_categories(
+def read_categories(
     records: Sequence[Record], faults: Faults
 ) -> tuple[ClassList, Mapping[int, int]]:
+    """Return the classes in the order of the category ids, and category id -> label.
+
+    Args:
+        records: The list `categories` of a COCO file.
+        faults: Told about records that cannot be used.
+
+    Raises:
+        DataError: There are any.
+    """
     name_by_id: dict[int, str] = {}
     for record in records:
         category_id = _take_id("categories", record, name_by_id, faults)
@@ -146,7 +171,14 @@ def _read_categories(
     return class_list, {category_id: label for label, category_id in enumerate(ordered)}
 
 
-def _read_images(records: Sequence[Record], folder: Path, faults: Faults) -> dict[int, CocoImage]:
+def read_images(records: Sequence[Record], folder: Path, faults: Faults) -> dict[int, CocoImage]:
+    """Return image id -> image, without those that cannot be used.
+
+    Args:
+        records: The list `images` of a COCO file.
+        folder: That the file names are relative to.
+        faults: Told about records that cannot be used.
+    """
     image_by_id: dict[int, CocoImage] = {}
     names: set[str] = set()
     for record in records:

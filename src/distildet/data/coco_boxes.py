@@ -43,7 +43,7 @@ class CocoImage:
     size: tuple[int, int]
 
 
-class _Drawn(NamedTuple):
+class DrawnBox(NamedTuple):
     """A `bbox` as it stands in the file."""
 
     where: str
@@ -69,7 +69,7 @@ def read_boxes(
         The boxes of each image, clipped to it, and one line for each box that has no area there.
     """
     boxes_by_image: dict[int, list[BoxRecord]] = {image_id: [] for image_id in image_by_id}
-    drawn: list[_Drawn] = []
+    drawn: list[DrawnBox] = []
     dropped: list[str] = []
     for record in records:
         image_id, category_id = record.get("image_id"), record.get("category_id")
@@ -81,7 +81,7 @@ def read_boxes(
         xywh, crowd = _read_xywh(record, where, faults), _read_crowd(record, where, faults)
         if xywh is None or crowd is None:
             continue
-        drawn.append(_Drawn(where, xywh, image))
+        drawn.append(DrawnBox(where, xywh, image))
         box = _clip(record, xywh, image, label_by_category[category_id], crowd=crowd)
         if box is None:
             dropped.append(
@@ -90,7 +90,7 @@ def read_boxes(
             )
         else:
             boxes_by_image[image_id].append(box)
-    _refuse_other_conventions(drawn, faults)
+    refuse_other_conventions(drawn, faults)
     return boxes_by_image, dropped
 
 
@@ -186,7 +186,13 @@ def _float(number: float) -> float:
         return math.inf
 
 
-def _refuse_other_conventions(drawn: Sequence[_Drawn], faults: Faults) -> None:
+def refuse_other_conventions(drawn: Sequence[DrawnBox], faults: Faults) -> None:
+    """Note boxes that seem to be shares of the image, or corners.
+
+    Args:
+        drawn: All boxes of a file.
+        faults: Told about them.
+    """
     if len(drawn) < _MIN_BOXES:
         return
     normalised = [one for one in drawn if _is_normalised(one)]
@@ -207,23 +213,23 @@ def _refuse_other_conventions(drawn: Sequence[_Drawn], faults: Faults) -> None:
         )
 
 
-def _is_normalised(one: _Drawn) -> bool:
+def _is_normalised(one: DrawnBox) -> bool:
     return min(one.image.size) >= _LARGE_SIDE and all(
         abs(number) <= _NORMALISED_LIMIT for number in one.xywh
     )
 
 
-def _leaves_image(one: _Drawn) -> bool:
+def _leaves_image(one: DrawnBox) -> bool:
     x, y, width, height = one.xywh
     return x + width > one.image.size[1] + _TOLERANCE or y + height > one.image.size[0] + _TOLERANCE
 
 
-def _fits_as_corners(one: _Drawn) -> bool:
+def _fits_as_corners(one: DrawnBox) -> bool:
     x1, y1, x2, y2 = one.xywh
     return x1 < x2 <= one.image.size[1] + _TOLERANCE and y1 < y2 <= one.image.size[0] + _TOLERANCE
 
 
-def _examples(suspects: Sequence[_Drawn], num_boxes: int) -> str:
+def _examples(suspects: Sequence[DrawnBox], num_boxes: int) -> str:
     shown: Iterable[str] = (
         f"{one.where} has {list(one.xywh)} in {one.image.name!r} of "
         f"{one.image.size[1]}x{one.image.size[0]} pixels"

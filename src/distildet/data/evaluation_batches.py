@@ -14,6 +14,7 @@ from distildet.data.transforms import fit_view
 from distildet.data.workers import Packed, load_steps, pack
 from distildet.errors import DataError, ResourceError
 from distildet.ops.shared_work import share_out
+from distildet.specs import ViewSize
 from distildet.structures import ImageBatch
 
 Plan: TypeAlias = Sequence[Sequence[Sample]]
@@ -80,12 +81,12 @@ def _height_by_width(sample: Sample) -> float:
     return height / width
 
 
-def evaluation_batches(plan: Plan, *, image_size: int, workers: int) -> Iterator[LoadedBatch]:
+def evaluation_batches(plan: Plan, *, image_size: ViewSize, workers: int) -> Iterator[LoadedBatch]:
     """Yield the planned batches in order; one without any readable image has a length of 0.
 
     Args:
         plan: As `plan_batches` returns it, or a part of it.
-        image_size: Longer side of each view.
+        image_size: Longer side of each view, or what else it is scaled to.
         workers: Number of processes that decode; 0 decodes in this one.
 
     Raises:
@@ -100,7 +101,7 @@ def evaluation_batches(plan: Plan, *, image_size: int, workers: int) -> Iterator
         yield LoadedBatch(images=images, faults=faults)
 
 
-def _why_missing(sample: Sample, image_size: int) -> DataError:
+def _why_missing(sample: Sample, image_size: ViewSize) -> DataError:
     """Return why an image cannot be decoded, by another attempt."""
     try:
         fit_view(sample.path, image_size)
@@ -117,7 +118,7 @@ class _EvaluationSteps(TorchDataset[Any]):
     """Number of a planned batch -> the images of it that can be decoded."""
 
     plan: Plan
-    image_size: int
+    image_size: ViewSize
 
     def __getitem__(self, step: int) -> Packed:
         views = {}

@@ -15,6 +15,7 @@ from distildet.data.colours import recolour
 from distildet.data.image_file import Picture, open_image
 from distildet.errors import ConfigError
 from distildet.ops.frames import map_boxes
+from distildet.specs import ViewSize
 from distildet.structures import Targets
 
 # Any, since torchvision does not declare which of these names are public.
@@ -106,16 +107,38 @@ class ViewPlan:
     factors: tuple[float, float, float] | None = None
 
 
-def plan_fit(size: tuple[int, int], image_size: int) -> ViewPlan:
-    """Plan the view of a whole image whose longer side is `image_size`.
+def plan_fit(size: tuple[int, int], image_size: ViewSize) -> ViewPlan:
+    """Plan the view of a whole image.
 
     Args:
         size: (height, width) in the image frame.
-        image_size: Longer side of the view in pixels.
+        image_size: Longer side of the view in pixels, or what else it is scaled to.
     """
-    scale = image_size / max(size)
     whole = Crop(top=0, left=0, height=size[0], width=size[1])
-    return ViewPlan(crop=whole, size=_scaled(whole, scale, image_size), scale=scale)
+    if image_size == "original":
+        return ViewPlan(crop=whole, size=size, scale=1.0)
+    if isinstance(image_size, int):
+        scale = image_size / max(size)
+        return ViewPlan(crop=whole, size=_scaled(whole, scale, image_size), scale=scale)
+    frame = (image_size.height, image_size.width)
+    scales = (frame[0] / size[0], frame[1] / size[1])
+    if image_size.is_filled:
+        return ViewPlan(crop=whole, size=frame, scale=max(scales))
+    return ViewPlan(crop=whole, size=fitted_size(size, frame), scale=min(scales))
+
+
+def fitted_size(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of an image scaled, with its shape, to fit into a rectangle.
+
+    Args:
+        size: (height, width) of the image.
+        frame: (height, width) of the rectangle.
+    """
+    scale = min(frame[0] / size[0], frame[1] / size[1])
+    height, width = (
+        min(most, max(1, round(side * scale))) for side, most in zip(size, frame, strict=True)
+    )
+    return height, width
 
 
 def plan_augmented(
@@ -217,12 +240,12 @@ def view_file(path: Path, plan: Callable[[tuple[int, int]], ViewPlan]) -> View:
     return view_picture(picture, planned)
 
 
-def fit_view(image: Path | Tensor, image_size: int) -> View:
-    """Scale a whole image so that its longer side is `image_size`.
+def fit_view(image: Path | Tensor, image_size: ViewSize) -> View:
+    """Show a whole image.
 
     Args:
         image: A file, or [3 h w] uint8.
-        image_size: Longer side of the view in pixels.
+        image_size: Longer side of the view in pixels, or what else it is scaled to.
 
     Raises:
         DataError: As `view_file`.

@@ -28,12 +28,14 @@ class Detector(nn.Module, ABC):
     Class attributes:
         counts_over_batch: Whether its losses call `distildet.ops.reduce.batch_total`, that is,
             whether they are more than a mean over images.
+        computes: Whether it computes its answers from pixels, so that these have a cost.
 
     Args:
         spec: Facts of this detector.
     """
 
     counts_over_batch: ClassVar[bool] = True
+    computes: ClassVar[bool] = True
 
     def __init__(self, spec: DetectorSpec) -> None:
         super().__init__()
@@ -69,6 +71,22 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def class_layers(self) -> tuple[str, ...]:
         """Return the names of the modules whose weights belong to the classes, in their order."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; one without weights computes on the CPU."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def expect(self, image_ids: Iterable[str]) -> None:
+        """Get to know which images will come; most detectors have no use for it.
+
+        Args:
+            image_ids: Sample ids of all images of a work.
+
+        Raises:
+            DataError: It cannot tell what it knows of one of them from what it knows of another.
+        """
 
     def wanted(self, want: Iterable[str]) -> frozenset[str]:
         """Return the wanted parts as a set after checking that this detector has them.
@@ -119,6 +137,7 @@ class Detector(nn.Module, ABC):
         images: Sequence[Path | str | NDArray[Any] | Tensor],
         *,
         batch_size: int = 8,
+        names: Sequence[str] | None = None,
     ) -> list[Detections]:
         """Detect objects in images of any size.
 
@@ -126,21 +145,25 @@ class Detector(nn.Module, ABC):
             images: Files, arrays [h w 3] uint8 RGB, or tensors [3 h w] (uint8, or float 0..1).
             batch_size: Images that go through the network together, at least 1; half as many from
                 where memory runs out.
+            names: Of the images, for a detector that knows them by name, such as a file of boxes;
+                by default paths, and numbers where there are none.
 
         Returns:
             One result an image, boxes in pixels of that image.
 
         Raises:
             ConfigError: batch_size is below 1.
-            DataError: A file cannot be decoded, an array is not an RGB image, or `images` is a
-                single file.
+            DataError: A file cannot be decoded, an array is not an RGB image, `images` is a single
+                file, or the detector has no answer for an image.
             ResourceError: The memory is too small for a single image.
         """
         if isinstance(images, (str, Path)):
             raise DataError(f"predict() was given the single file {images}. Give a list: [...].")
         if batch_size < 1:
             raise ConfigError(f"predict(): batch_size is {batch_size}. Accepted: 1 or more.")
-        device = next(self.parameters()).device
+        given = list(names or map(_name, images, range(len(images))))
+        self.expect(given)
+        device = self.device
         detect = in_fitting_parts(
             lambda part: self(part.to(device), want={DETECTIONS}).detections, device
         )
@@ -151,14 +174,30 @@ class Detector(nn.Module, ABC):
             for start in range(0, len(images), batch_size):
                 chunk = images[start : start + batch_size]
                 views = [
-                    fit_view(_checked(image, start + i), self.spec.image_size)
+                    fit_view(_checked(image, start + i), self.spec.view_size)
                     for i, image in enumerate(chunk)
                 ]
-                batch = collate(views, [str(start + i) for i in range(len(views))])
+                batch = collate(views, given[start : start + len(views)])
                 results.extend(chain.from_iterable(detect(batch)))
         finally:
             self.train(was_training)
+        for found in results:
+            raise_if_unanswered(found)
         return results
+
+
+def raise_if_unanswered(found: Detections) -> None:
+    """End the work if a detector has no answer for an image.
+
+    Raises:
+        DataError: It has none.
+    """
+    if found.fault is not None:
+        raise DataError(found.fault)
+
+
+def _name(image: Path | str | NDArray[Any] | Tensor, index: int) -> str:
+    return Path(image).as_posix() if isinstance(image, (str, Path)) else str(index)
 
 
 def _checked(image: Path | str | NDArray[Any] | Tensor, index: int) -> Path | Tensor:

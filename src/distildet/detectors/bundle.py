@@ -14,6 +14,7 @@ import distildet.detectors.retinanet  # noqa: F401 - importing a family register
 from distildet import artefacts
 from distildet.classes import ClassList
 from distildet.detectors.base import DETECTORS, Detector
+from distildet.detectors.black_box import BlackBoxDetector
 from distildet.detectors.stock_weights import load_stock_detector
 from distildet.detectors.weights_file import no_such_file
 from distildet.errors import ConfigError, WeightsError
@@ -22,6 +23,13 @@ BUNDLE_FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 STOCK_SUFFIXES = (".pth", ".pt")
+DECLARED_SUFFIXES = {
+    ".onnx": "write {detector: onnx, weights: FILE, classes, image_size, input, output} into "
+    "`teachers` of a recipe, or into a YAML file for the command line.",
+    ".json": "write {detector: results, file: FILE} into `teachers` of a recipe, or into a YAML "
+    "file for the command line.",
+}
+"""What to do with a file that is no detector of ours, by its suffix."""
 
 
 class _BundleConfig(BaseModel):
@@ -84,18 +92,28 @@ def save_detector(detector: Detector, folder: Path | str) -> None:
         folder: The bundle's folder.
 
     Raises:
-        ConfigError: The folder holds something else, or cannot be written.
+        ConfigError: The folder holds something else, or cannot be written; or the detector has no
+            weights.
         ResourceError: The disk is full; an older bundle is intact.
     """
     folder = Path(folder)
+    if isinstance(detector, BlackBoxDetector):
+        raise ConfigError(
+            f"{folder}: {detector.name} ({detector.spec.family}) has no weights that a bundle "
+            "could hold. Accepted: a detector that distildet built."
+        )
     _refuse_foreign(folder)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()
-    }
+    weights = _weights(detector)
     with artefacts.new_folder(folder) as temporary:
-        (temporary / WEIGHTS_FILE).write_bytes(save(tensors))
+        (temporary / WEIGHTS_FILE).write_bytes(weights)
         config = json.dumps(bundle_config(detector), indent=1)
         (temporary / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+
+
+def _weights(detector: Detector) -> bytes:
+    return save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    )
 
 
 def load_detector(
@@ -187,6 +205,16 @@ def bundle_fingerprint(
     return artefacts.fingerprint_json({"weights": weights, "config": config})
 
 
+def detector_fingerprint(detector: Detector) -> str:
+    """Return a hash of the weights and configuration of a detector in memory.
+
+    Args:
+        detector: Of a registered family.
+    """
+    weights = artefacts.fingerprint_bytes(_weights(detector))
+    return artefacts.fingerprint_json({"weights": weights, "config": bundle_config(detector)})
+
+
 def _is_weights_file(path: Path) -> bool:
     return path.suffix.lower() in STOCK_SUFFIXES and not path.is_dir()
 
@@ -221,6 +249,11 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
+    if folder.suffix.lower() in DECLARED_SUFFIXES and folder.is_file():
+        raise WeightsError(
+            f"{folder}: not a detector bundle, but what is declared as a teacher: "
+            f"{DECLARED_SUFFIXES[folder.suffix.lower()]} See docs/black-box-teachers.md."
+        )
     if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise WeightsError(
             f"{folder}: not a detector bundle. A bundle is a folder with {WEIGHTS_FILE} and "

@@ -23,14 +23,15 @@ class Cost:
     """What one run of a detector costs.
 
     Args:
-        parameters: Number of all parameters, trained or frozen; shared ones count once.
-        gflops: 1e9 floating-point operations of one run; a multiply-add counts as 2.
+        parameters: Number of all parameters, trained or frozen; shared ones count once. None where
+            PyTorch has none, since something else computes.
+        gflops: 1e9 floating-point operations of one run; a multiply-add counts as 2. None likewise.
         latency_ms: Median wall time of one run, in milliseconds.
         device: What it ran on, in words.
     """
 
-    parameters: int
-    gflops: float
+    parameters: int | None
+    gflops: float | None
     latency_ms: float
     device: str
 
@@ -68,8 +69,8 @@ def measure_cost(detector: nn.Module, run: Callable[[], object], *, runs: int = 
             run()
         times_ms = [_time_ms(run, device) for _ in range(runs)]
     return Cost(
-        parameters=sum(parameter.numel() for parameter in parameters),
-        gflops=counter.get_total_flops() / 1e9,
+        parameters=sum(parameter.numel() for parameter in parameters) if parameters else None,
+        gflops=counter.get_total_flops() / 1e9 if parameters else None,
         latency_ms=statistics.median(times_ms),
         device=_device_words(device),
     )

@@ -9,7 +9,7 @@ import torch
 from distildet import artefacts
 from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import Plan, evaluation_batches, plan_batches
-from distildet.detectors.base import Detector
+from distildet.detectors.base import Detector, raise_if_unanswered
 from distildet.errors import DataError
 from distildet.ops.fitting import in_fitting_parts
 from distildet.ops.placement import placed_on
@@ -77,19 +77,22 @@ def detect_dataset(
         Detections in the image frame by sample id, in the order of the samples, in every process.
 
     Raises:
-        DataError: An image cannot be decoded.
+        DataError: An image cannot be decoded, or the detector has no answer for it.
         ResourceError: A worker process died, or the memory is too small.
     """
+    detector.expect(sample.id for sample in samples)
     predict = predictor(detector, device)
 
     def detect(share: Plan) -> Iterator[dict[str, Detections]]:
         done = 0
         for loaded in evaluation_batches(
-            share, image_size=detector.spec.image_size, workers=workers
+            share, image_size=detector.spec.view_size, workers=workers
         ):
             loaded.raise_if_faulty()
             images = loaded.images
             found = dict(zip(images.image_ids, predict(images), strict=True))
+            for detections in found.values():
+                raise_if_unanswered(detections)
             done += len(images) * num_processes()
             if progress is not None:
                 progress(min(done, len(samples)), len(samples))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distildet.errors import DistildetError, MissingPartError
 from distildet.registry import Registry
 from distildet.specs import DetectorSpec
-from distildet.structures import GIVEN_PARTS, DetectorOutput, ImageBatch, Targets
+from distildet.structures import DETECTIONS, GIVEN_PARTS, DetectorOutput, ImageBatch, Targets
 
 LOSSES: Registry[Any] = Registry("distillation loss")
 Observation: TypeAlias = Mapping[str, Tensor]
@@ -70,7 +70,13 @@ def check_parts(needs: Needs, student: DetectorSpec, teacher: DetectorSpec) -> N
         if needed - spec.parts
     ]
     if faults:
-        raise MissingPartError(f"{' and '.join(faults)}.")
+        advice = ""
+        if teacher.parts == {DETECTIONS}:
+            advice = (
+                " Of such a teacher nothing is known but its boxes: it serves pseudo labels "
+                "(preset pseudo-label, or a label stage), and no loss that needs more."
+            )
+        raise MissingPartError(f"{' and '.join(faults)}.{advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

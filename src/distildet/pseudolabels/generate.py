@@ -48,12 +48,14 @@ def label_images(
         predict: Detections of a batch in the image frame, one for each image.
         progress: Told finished and all images after each batch; with several processes the
             finished ones are an estimate until their shards are.
-        quarantine: Takes the images that cannot be decoded or whose boxes are not finite, and is
-            written before their shard; they have no entry in the store. Shards whose bad images
-            were mended since are made again. With None, such an image ends the work.
+        quarantine: Takes the images that cannot be decoded, or for which the teacher has no answer
+            or boxes that are not finite, and is written before their shard; they have no entry in
+            the store. Shards whose bad images were mended since are made again. With None, such an
+            image ends the work.
 
     Raises:
-        DataError: The teacher returned boxes that are not finite, or an image cannot be decoded.
+        DataError: The teacher returned no answer or boxes that are not finite, or an image cannot
+            be decoded.
         GateError: More images are bad than the quarantine accepts.
         ResourceError: The disk is full; the shards before are intact.
     """
@@ -183,7 +185,9 @@ class _Labeling:
             self.predict(images) if len(images) else (),
             strict=True,
         ):
-            if _is_finite(found):
+            if found.fault is not None:
+                bad[name] = ("teacher", found.fault)
+            elif _is_finite(found):
                 labels[name] = StoredLabels(detections=found, image_size=(size[0], size[1]))
             else:
                 bad[name] = ("teacher", _not_finite(name))

@@ -26,7 +26,8 @@ class _BadImage:
 
     Args:
         file: Sample id of the image.
-        stage: What failed: decoding it, or the teacher, whose boxes were not finite.
+        stage: What failed: decoding it, or the teacher, which had no answer or boxes that were not
+            finite.
         error: The whole message.
         bytes: Size of the file; None if there is no file.
         sha256: Of the file; None if there is no file.

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from distildet.detectors.bundle import STOCK_SUFFIXES
+from distildet.detectors.bundle import DECLARED_SUFFIXES, STOCK_SUFFIXES
 from distildet.errors import nearest_names
 from distildet.recipes.schema import (
     LABELED_REST,
@@ -17,11 +17,16 @@ from distildet.recipes.schema import (
     SourceConfig,
     Stage,
     StudentConfig,
-    TeacherConfig,
+    TeacherEntry,
     TrainStage,
 )
 from distildet.recipes.source_schema import ANNOTATIONS_BY_FORMAT
 from distildet.recipes.streams import LABELED_BY, Stream
+from distildet.recipes.teacher_schema import (
+    AnyTeacherConfig,
+    BundleTeacherConfig,
+    OnnxTeacherConfig,
+)
 from distildet.recipes.values import INIT_WORDS, Boolean
 
 # What a teacher is given by; whether a path without this suffix exists, a folder alone can say.
@@ -41,7 +46,7 @@ class Sections:
     """
 
     data: DataConfig | None
-    teachers: tuple[TeacherConfig, ...] | None
+    teachers: tuple[AnyTeacherConfig, ...] | None
     student: StudentConfig | None
     stages: tuple[LabelStage | TrainStage | None, ...] | None
     baseline: bool | None
@@ -75,7 +80,7 @@ def sound_sections(raw: Mapping[str, Any], context: Mapping[str, Any]) -> Sectio
     stages = raw.get("stages")
     return Sections(
         data=read(DataConfig, raw.get("data")),
-        teachers=read(tuple[TeacherConfig, ...], raw.get("teachers", [])),
+        teachers=read(tuple[TeacherEntry, ...], raw.get("teachers", [])),
         student=read(StudentConfig, raw.get("student")),
         stages=tuple(read(Stage, s) for s in stages) if isinstance(stages, list) else None,
         baseline=read(Boolean, raw.get("baseline")),
@@ -152,11 +157,24 @@ def _teacher_faults(sections: Sections, where: str, what: str) -> Iterator[str]:
 def _distill_faults(sections: Sections, stage: TrainStage, where: str) -> Iterator[str]:
     if stage.distill:
         yield from _teacher_faults(sections, f"{where}.distill", "distillation")
+        if _is_black_box(sections):
+            names = ", ".join(dict.fromkeys(entry.loss for entry in stage.distill))
+            yield (
+                f"{where}.distill: found {names}, but of the teacher nothing is known but its "
+                "boxes, and a loss needs more of it. Such a teacher serves pseudo labels: preset: "
+                "pseudo-label, or a label stage and train stages without distill."
+            )
     elif stage.teacher_cache is not None:
         yield (
             f"{where}.teacher_cache: there is nothing to store: `distill` is empty, so nothing "
             "asks the teacher while the student trains. Remove teacher_cache, or add a loss."
         )
+
+
+def _is_black_box(sections: Sections) -> bool:
+    """Tell whether the first teacher is one that gives boxes alone."""
+    first = next(iter(sections.teachers or ()), None)
+    return first is not None and not isinstance(first, BundleTeacherConfig)
 
 
 def _stream_faults(sections: Sections, stream: Stream, where: str) -> Iterator[str]:
@@ -202,6 +220,11 @@ def _init_faults(sections: Sections, index: int) -> Iterator[str]:
         )
     if stage.init == "teacher" and sections.teachers == ():
         yield f"stages[{index}].init: found 'teacher', but there are no teachers."
+    if stage.init == "teacher" and _is_black_box(sections):
+        yield (
+            f"stages[{index}].init: found 'teacher', but of the teacher nothing is known but its "
+            "boxes: it has no weights to start from. Accepted: pretrained, previous, or a path."
+        )
 
 
 def missing_files(recipe: Recipe | Sections) -> list[str]:
@@ -216,7 +239,11 @@ def missing_files(recipe: Recipe | Sections) -> list[str]:
         if _exists(path, kind):
             continue
         if _exists(path, "file or folder"):
-            faults.append(f"{where}: {str(path)!r} is no {kind}. Give the path of a {kind}.")
+            advice = DECLARED_SUFFIXES.get(path.suffix.lower()) if kind == _BUNDLE else None
+            faults.append(
+                f"{where}: {str(path)!r} is no {kind}. "
+                + (f"To teach with it, {advice}" if advice else f"Give the path of a {kind}.")
+            )
         else:
             faults.append(f"{where}: there is no {kind} {str(path)!r}.{_advice(where, path)}")
     return faults
@@ -232,14 +259,25 @@ def _named_paths(sections: Sections) -> Iterator[tuple[str, Path, str]]:
             if isinstance(source, SourceConfig):
                 yield from _source_paths(where, source)
     for index, teacher in enumerate(sections.teachers or ()):
-        is_stock = teacher.detector.suffix.lower() in STOCK_SUFFIXES
-        kind = "file" if is_stock else _BUNDLE
-        yield f"teachers[{index}].detector", teacher.detector, kind
+        yield from _teacher_paths(f"teachers[{index}]", teacher)
     if sections.student is not None and isinstance(sections.student.pretrained, Path):
         yield "student.pretrained", sections.student.pretrained, "file"
     for index, stage in enumerate(sections.stages or ()):
         if isinstance(stage, TrainStage) and isinstance(stage.init, Path):
             yield f"stages[{index}].init", stage.init, "file or folder"
+
+
+def _teacher_paths(where: str, teacher: AnyTeacherConfig) -> Iterator[tuple[str, Path, str]]:
+    if isinstance(teacher, BundleTeacherConfig):
+        is_stock = teacher.detector.suffix.lower() in STOCK_SUFFIXES
+        kind = "file" if is_stock else _BUNDLE
+        yield f"{where}.detector", teacher.detector, kind
+        return
+    is_onnx = isinstance(teacher, OnnxTeacherConfig)
+    for key in ("weights", "classes") if is_onnx else ("file", "images"):
+        path = getattr(teacher, key)
+        if isinstance(path, Path):
+            yield f"{where}.{key}", path, "file"
 
 
 def _source_paths(where: str, source: SourceConfig) -> Iterator[tuple[str, Path, str]]:

@@ -22,6 +22,8 @@ _SHAPES = {
     "tuple_type": "a list",
     "too_long": "at most {max_length} entries",
 }
+_TAGS_BY_KEY = {"stage": "label, train", "layout": "boxes, detections, grid"}
+_TAG_KEYS = (*_TAGS_BY_KEY, "detector")
 _QUOTED = re.compile(r"'([^']*)'")
 _PLAIN_KEY = re.compile(r"[\w:/-]+")
 _SHOWN_CHARACTERS = 80
@@ -63,6 +65,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for member in get_args(annotation) for model in _models_in(member)]
 
 
+def _tags_of(model: type[BaseModel]) -> set[Any]:
+    """Return what pydantic's location of a fault calls a member of a union."""
+    fields = [model.model_fields[key] for key in _TAG_KEYS if key in model.model_fields]
+    words = {word for field in fields for word in get_args(field.annotation)}
+    return words | {getattr(model, "TAG", None)}
+
+
 def _accepted_keys(model: type[BaseModel], loc: Sequence[str | int]) -> set[str]:
     """Return the keys that the section around an unknown key takes."""
     models = [model]
@@ -71,11 +80,7 @@ def _accepted_keys(model: type[BaseModel], loc: Sequence[str | int]) -> set[str]
         if fields:
             models = [inner for field in fields for inner in _models_in(field.annotation)]
             continue
-        tagged = [
-            m
-            for m in models
-            if "stage" in m.model_fields and step in get_args(m.model_fields["stage"].annotation)
-        ]
+        tagged = [m for m in models if step in _tags_of(m)]
         models = tagged or models
     return {name for m in models for name in m.model_fields}
 
@@ -105,10 +110,12 @@ def _message(error: ErrorDetails, where: str, model: type[BaseModel] | None) -> 
         case "literal_error":
             text = f"found {shown(found)}. {_names(found, context['expected'])}"
         case "union_tag_not_found":
-            return f"{join_path(where, 'stage')}: missing. Accepted: label, train."
+            key = context["discriminator"].strip("'")
+            return f"{join_path(where, key)}: missing. Accepted: {_TAGS_BY_KEY[key]}."
         case "union_tag_invalid":
             tags = _names(context["tag"], context["expected_tags"])
-            return f"{join_path(where, 'stage')}: found {shown(context['tag'])}. {tags}"
+            key = context["discriminator"].strip("'")
+            return f"{join_path(where, key)}: found {shown(context['tag'])}. {tags}"
         case _:
             text = f"found {shown(found)}. Accepted: {_accepted(error)}."
     return f"{where}: {text}"

@@ -73,8 +73,9 @@ def label_with(
         precision: What the teacher computes in; labels of two precisions are never mixed.
         shard_size: Images a shard.
         on_bad_image: Whether an image that cannot be decoded, or for which the teacher returns
-            boxes that are not finite, ends the work ("error"), or is listed in `quarantine.jsonl`
-            beside the store and has no entry in it ("quarantine"); `progress` is told how many.
+            no answer or boxes that are not finite, ends the work ("error"), or is listed in
+            `quarantine.jsonl` beside the store and has no entry in it ("quarantine"); `progress` is
+            told how many.
         max_bad_fraction: Share of the images that may be in quarantine, rounded up.
 
     Raises:
@@ -104,6 +105,7 @@ def label_with(
             shard_size=shard_size,
         )
     )
+    detector.expect(sample.id for sample in samples)
     predict = predictor(detector, device, precision)
 
     def predict_mapped(batch: ImageBatch) -> list[Detections]:
@@ -115,7 +117,7 @@ def label_with(
         samples,
         plan=lambda part: plan_batches(part, batch_size),
         load=lambda share: evaluation_batches(
-            share, image_size=detector.spec.image_size, workers=workers
+            share, image_size=detector.spec.view_size, workers=workers
         ),
         predict=predict_mapped,
         progress=lambda done, total: progress.advance(work, done, total),

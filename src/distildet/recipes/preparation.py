@@ -14,13 +14,15 @@ from distildet.losses.base import misfit
 from distildet.ops.precision import Precision
 from distildet.ops.processes import num_processes
 from distildet.pseudolabels.select import choose_thresholds
+from distildet.recipes.declared import teacher_of
 from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import RunData, load_run_data
-from distildet.recipes.schema import LabelStage, Recipe, TeacherConfig, TrainStage
+from distildet.recipes.schema import LabelStage, Recipe, TrainStage
 from distildet.recipes.student import initial_student, student_options
 from distildet.recipes.teacher_cache import refuse_uncached
+from distildet.recipes.teacher_schema import AnyTeacherConfig
 from distildet.specs import DetectorSpec
 from distildet.training.interruption import Interruption
 
@@ -160,14 +162,8 @@ def _refuse_unequal_shares(recipe: Recipe, faults: _Faults) -> None:
             )
 
 
-def _loaded(config: TeacherConfig) -> Teacher:
-    return Teacher(
-        config.detector,
-        classes=config.classes,
-        image_size=config.image_size,
-        class_map=config.class_map,
-        unknown_classes=config.unknown_classes,
-    ).loaded()
+def _loaded(config: AnyTeacherConfig) -> Teacher:
+    return teacher_of(config).loaded()
 
 
 def _classes(
@@ -248,6 +244,6 @@ def _tell_classes(context: RunContext) -> None:
     for teacher in context.teachers:
         mapping = teacher.map_to(context.classes)
         if mapping.source != mapping.target:
-            context.progress.message(f"Student's class <- class of {teacher.path}:")
+            context.progress.message(f"Student's class <- class of {teacher.name}:")
             for line in mapping.table():
                 context.progress.message(f"  {line}")

@@ -175,7 +175,9 @@ def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]
 
 
 def _cost(context: RunContext, detector: Detector) -> dict[str, Any]:
-    """Measure a detector on one square image of its own size."""
+    """Measure a detector on one square image of its own size; None is what cannot be measured."""
+    if not detector.computes:
+        return dict.fromkeys(("parameters", "gflops", "latency_ms", "latency_device"))
     side = detector.spec.image_size
     size = torch.tensor([[side, side]])
     batch = ImageBatch(

@@ -1,8 +1,9 @@
 """What all stages of a run share."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from distildet.classes import ClassList, ClassMap, map_classes
 from distildet.data.pixel_cache import PixelCache
 from distildet.detectors.base import Detector
-from distildet.detectors.bundle import bundle_fingerprint, load_detector
+from distildet.detectors.black_box import BlackBoxDetector
+from distildet.detectors.bundle import bundle_fingerprint, detector_fingerprint, load_detector
 from distildet.ops.precision import Precision
 from distildet.recipes.kept_images import longest_kept
 from distildet.recipes.progress import Progress
@@ -21,10 +23,11 @@ from distildet.training.interruption import Interruption
 
 
 class Teacher:
-    """A teacher that is loaded when it is first needed.
+    """A teacher; one that is given by a path is loaded when it is first needed.
 
     Args:
-        path: The bundle, or a .pth file of a stock torchvision detector.
+        source: The bundle, or a .pth file of a stock torchvision detector; or a detector, such as a
+            `CallableDetector`.
         classes: Names of the columns of a .pth file, where they are needed.
         image_size: Of a .pth file, where another than the usual is wanted.
         class_map: Teacher's class -> student's class, or `distildet.classes.DROP`.
@@ -37,29 +40,41 @@ class Teacher:
 
     def __init__(
         self,
-        path: Path,
+        source: Path | Detector,
         *,
         classes: Sequence[str] | None = None,
         image_size: int | None = None,
         class_map: Mapping[str, str] | None = None,
         unknown_classes: Sequence[str] = (),
     ) -> None:
-        self.path = path
-        self.fingerprint = bundle_fingerprint(path, classes=classes, image_size=image_size)
-        self._classes = classes
-        self._image_size = image_size
         self._class_map = class_map
         self._unknown_classes = unknown_classes
+        if isinstance(source, Detector):
+            self.name, self.fingerprint = _facts(source)
+            self._load: Callable[[], Detector] = lambda: source
+        else:
+            self.name = str(source)
+            self.fingerprint = bundle_fingerprint(source, classes=classes, image_size=image_size)
+            self._load = partial(load_detector, source, classes=classes, image_size=image_size)
         self._detector: Detector | None = None
 
     @property
     def detector(self) -> Detector:
         """The loaded detector."""
         if self._detector is None:
-            self._detector = load_detector(
-                self.path, classes=self._classes, image_size=self._image_size
-            )
+            self._detector = self._load()
         return self._detector
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it was told how its classes stand to others."""
+        return bool(self._class_map or self._unknown_classes)
+
+    def unmapped(self) -> "Teacher":
+        """Return the same teacher without what it was told of other classes."""
+        same = copy.copy(self)
+        same._class_map, same._unknown_classes = None, ()
+        return same
 
     def loaded(self) -> "Teacher":
         """Return itself after loading the detector.
@@ -91,6 +106,13 @@ class Teacher:
         """
         names = self.map_to(classes).named_as_target()
         return replace(self.detector.spec, classes=names)
+
+
+def _facts(detector: Detector) -> tuple[str, str]:
+    """Return name and fingerprint of a detector."""
+    if isinstance(detector, BlackBoxDetector):
+        return detector.name, detector.fingerprint
+    return detector.spec.family, detector_fingerprint(detector)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from distildet.recipes.stage_schema import (
     Stage,
     TrainStage,
 )
+from distildet.recipes.teacher_schema import TeacherEntry
 from distildet.recipes.values import (
     Boolean,
     Integer,
@@ -49,6 +50,7 @@ __all__ = [
     "Stage",
     "StudentConfig",
     "TeacherConfig",
+    "TeacherEntry",
     "TrainStage",
     "without_teachers",
 ]
@@ -68,7 +70,7 @@ class Recipe(Section):
         default=None, description="Name of a shipped recipe that fills in what is not given."
     )
     data: DataConfig = Field(description="The images.")
-    teachers: tuple[TeacherConfig, ...] = Field(
+    teachers: tuple[TeacherEntry, ...] = Field(
         default=(), description="Detectors that guide the student; without any, plain training."
     )
     student: StudentConfig = Field(description="The detector that learns.")

@@ -143,21 +143,8 @@ class DataConfig(Section):
 
 
 class TeacherConfig(Section):
-    """A trained detector that guides the student."""
+    """What any teacher has, whatever computes its boxes: how it stands to the student."""
 
-    detector: RecipePath = Field(
-        description="Bundle folder of a trained detector, or .pth file of a stock torchvision one."
-    )
-    classes: Annotated[tuple[str, ...] | None, NonePossible] = Field(
-        default=None,
-        description="Class names of a .pth file, in the order of its columns; not needed for "
-        "torchvision's COCO files, refused for a bundle.",
-    )
-    image_size: Annotated[Annotated[Integer, Field(ge=32, le=4096)] | None, NonePossible] = Field(
-        default=None,
-        description="Longer side in pixels of what the detector of a .pth file sees, 32..4096; "
-        "refused for a bundle.",
-    )
     class_map: dict[str, str] = Field(
         default={},
         description="Teacher's class -> student's class, or drop, where neither equal names nor "

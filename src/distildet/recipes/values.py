@@ -65,7 +65,8 @@ def _read_boolean(value: Any) -> Any:
     raise PydanticCustomError("boolean", "true or false")
 
 
-def _is_number_like(value: Any) -> bool:
+def is_number_like(value: Any) -> bool:
+    """Tell whether a value is a number, or a text that reads as one."""
     return isinstance(value, int | float) or (
         isinstance(value, str) and _NUMBER.fullmatch(value) is not None
     )
@@ -103,7 +104,7 @@ def _kind_of_threshold(value: Any) -> str | None:
         return "mapping"
     if value == "auto":
         return "auto"
-    return "number" if _is_number_like(value) else None
+    return "number" if is_number_like(value) else None
 
 
 def _kind_of_pretrained(value: Any) -> str:

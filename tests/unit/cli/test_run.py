@@ -42,6 +42,21 @@ def test_what_was_not_measured_is_said():
     assert "not measured: metrics: the recipe has no data.validation" in lines
 
 
+def test_the_cost_of_a_teacher_that_is_not_ours_is_left_open():
+    unknown = dict.fromkeys(("parameters", "gflops", "latency_ms"))
+    result = {
+        "models": {"teacher": {**MODEL, **unknown}},
+        "gain": {},
+        "verdict": "tie",
+        "seeds": [0],
+        "not_measured": [],
+    }
+
+    lines = result_lines(result, Path("runs/a"))
+
+    assert lines[1] == "teacher      50.0   75.0      -           -       -       -"
+
+
 def test_warnings_are_shown():
     result = {
         "models": {"student": MODEL},

@@ -16,6 +16,7 @@ from distildet.data.transforms import (
 )
 from distildet.errors import ConfigError
 from distildet.ops.frames import map_boxes
+from distildet.specs import InputFrame
 from distildet.structures import Targets
 
 
@@ -83,6 +84,34 @@ def test_the_matrix_has_the_ratio_of_the_rounded_sizes():
 
     assert view.size == (47, 100)
     assert view.image_to_batch.tolist() == [[100 / 70, 0, 0], [0, 47 / 33, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (InputFrame(height=60, width=100, is_filled=True), (60, 100)),
+        # 100 / 200 binds: 50 x 100.
+        (InputFrame(height=60, width=100, is_filled=False), (50, 100)),
+        # 30 / 100 binds: 30 x 60.
+        (InputFrame(height=30, width=100, is_filled=False), (30, 60)),
+        ("original", (100, 200)),
+    ],
+)
+def test_an_image_is_scaled_once_to_whatever_a_detector_wants(frame, expected):
+    view = fit_view(torch.zeros(3, 100, 200, dtype=torch.uint8), frame)
+
+    assert view.size == expected
+    assert view.image_size == (100, 200)
+    scale = [expected[1] / 200, expected[0] / 100]
+    assert view.image_to_batch.diagonal().tolist() == [*scale, 1]
+
+
+def test_an_image_at_its_own_size_keeps_its_pixels():
+    pixels = torch.arange(3 * 5 * 7, dtype=torch.uint8).reshape(3, 5, 7)
+
+    view = fit_view(pixels, "original")
+
+    assert torch.equal((view.pixels * 255).round().to(torch.uint8), pixels)
 
 
 def test_pixels_are_fractions():

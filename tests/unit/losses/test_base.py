@@ -23,6 +23,16 @@ def test_a_missing_part_is_named_for_student_and_teacher(spec_of):
         FeatureImitation(student, teacher)
 
 
+def test_of_a_teacher_of_boxes_it_is_told_what_it_serves(spec_of):
+    teacher = spec_of({}, parts=("detections",), family="onnx")
+
+    message = misfit("feature-imitation", spec_of({"P3": 2}), teacher, {})
+
+    assert "the teacher 'onnx' does not have features.neck (it has detections)." in message
+    assert "it serves pseudo labels (preset pseudo-label, or a label stage)" in message
+    assert message.endswith("No registered loss fits this pair; it can learn from pseudo labels.")
+
+
 def test_a_loss_that_fits_is_no_misfit(spec_of):
     assert misfit("feature-imitation", spec_of({"P3": 2}), spec_of({"P3": 4}), {}) is None
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -182,6 +183,38 @@ def test_teacher_that_fails_later_keeps_the_shards_before(store, score, message)
         label_images(store, SAMPLES, plan=in_pairs, load=load, predict=predict)
 
     assert store.missing_shards() == [1]
+
+
+def unanswered_in(bad):
+    """Return a teacher that has no answer for one image."""
+
+    def predict(batch):
+        return [
+            replace(one, fault=f"{name}: not processed" if name == bad else None)
+            for name, one in zip(batch.image_ids, Teacher()(batch), strict=True)
+        ]
+
+    return predict
+
+
+def test_an_image_without_an_answer_ends_the_work_where_nothing_is_set_aside(store):
+    with pytest.raises(DataError, match=r"^3\.jpg: not processed$"):
+        label_images(store, SAMPLES, plan=in_pairs, load=load, predict=unanswered_in("3.jpg"))
+
+
+def test_an_image_without_an_answer_is_set_aside_and_not_stored(store, quarantine):
+    label_images(
+        store,
+        SAMPLES,
+        plan=in_pairs,
+        load=load,
+        predict=unanswered_in("3.jpg"),
+        quarantine=quarantine,
+    )
+
+    bad = json.loads(quarantine.path.read_text())
+    assert (bad["file"], bad["stage"], bad["error"]) == ("3.jpg", "teacher", "3.jpg: not processed")
+    assert list(store.read()) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def test_sections_that_agree_pass(load_distilled, overrides):
         ("data.unlabeled[0].images=no", "data.unlabeled[0].images: there is no folder"),
         (
             "teachers[0].detector=labels.json",
-            "teachers[0].detector: '{}/labels.json' is no folder or .pth file. Give the path of a ",
+            "teachers[0].detector: '{}/labels.json' is no folder or .pth file. To teach with it,",
         ),
         ("student.pretrained=no.pth", "student.pretrained: there is no file '{}/no.pth'."),
         ("stages[1].init=no", "stages[1].init: there is no file or folder '{}/no'."),

@@ -224,7 +224,7 @@ stages:
 @pytest.fixture
 def run_stage(teacher, images, tmp_path):
     """Run the label stage of a seed; return what was told."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(teacher=teacher.path))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(teacher=teacher.name))
     recipe = load_recipe(tmp_path / "recipe.yaml", ())
 
     def run_seed(seed):

@@ -4,6 +4,8 @@ from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from distildet.classes import ClassList
+from distildet.detectors.bundle import build_detector
+from distildet.detectors.callable_detector import CallableDetector
 from distildet.errors import WeightsError
 from distildet.recipes.progress import Silence
 from distildet.recipes.run_context import RunContext, Teacher
@@ -41,6 +43,45 @@ def test_a_loss_sees_a_teachers_classes_under_the_students_names(stock_file):
     assert list(spec.classes) == ["auto", "Bus"]
     assert spec.family == "retinanet"
     assert list(teacher.detector.spec.classes) == ["car", "bus"]
+
+
+def test_a_detector_is_a_teacher_with_its_own_name_and_fingerprint():
+    detector = CallableDetector(list, classes=["car", "bus"], name="mine", version="1")
+
+    teacher = Teacher(detector, class_map={"car": "auto"})
+
+    assert teacher.detector is detector
+    assert (teacher.name, teacher.fingerprint) == ("mine 1", detector.fingerprint)
+    assert teacher.map_to(ClassList(("auto", "bus"))).labels == (0, 1)
+
+
+def test_the_fingerprint_of_a_built_detector_follows_its_weights():
+    detector = build_detector(
+        "retinanet",
+        classes=ClassList(("car",)),
+        backbone="test_efficientnet",
+        pretrained=False,
+        neck_channels=8,
+    )
+    before = Teacher(detector).fingerprint
+
+    again = Teacher(detector).fingerprint
+    torch.nn.init.zeros_(detector.head.classification_head.predictor.bias)
+
+    assert again == before
+    assert Teacher(detector).fingerprint != before
+    assert Teacher(detector).name == "retinanet"
+
+
+def test_a_teacher_alone_keeps_its_own_classes():
+    detector = CallableDetector(list, classes=["car", "bus"], name="mine", version="1")
+    teacher = Teacher(detector, class_map={"car": "auto"}, unknown_classes=["bike"])
+
+    alone = teacher.unmapped()
+
+    assert (teacher.is_mapped, alone.is_mapped) == (True, False)
+    assert alone.map_to(detector.spec.classes).labels == (0, 1)
+    assert alone.fingerprint == teacher.fingerprint
 
 
 def test_a_teacher_that_is_not_there_is_named_before_it_is_loaded(tmp_path):

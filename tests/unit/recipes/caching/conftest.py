@@ -145,7 +145,7 @@ def precision():
 @pytest.fixture
 def context(teachers, family, images, listener, tmp_path, precision):
     teacher = teachers[family]
-    text = RECIPE.format(teacher=teacher.path, family=family)
+    text = RECIPE.format(teacher=teacher.name, family=family)
     (tmp_path / "recipe.yaml").write_text(text)
     recipe = load_recipe(tmp_path / "recipe.yaml", ())
     with interruptible() as interruption:
