@@ -90,9 +90,19 @@ def nearest_names(name: str, accepted: Iterable[str]) -> str:
         accepted: All names that would have been right.
     """
     names = sorted(accepted)
-    near = difflib.get_close_matches(name, names, n=1)
     listed = f"Accepted: {', '.join(names)}." if names else "Nothing is accepted here."
-    return f"{listed} Did you mean {near[0]!r}?" if near else listed
+    return listed + nearest_name(name, names)
+
+
+def nearest_name(name: str, accepted: Iterable[str]) -> str:
+    """Return a question after the name that may have been meant, with a space before it, or "".
+
+    Args:
+        name: What the user wrote.
+        accepted: All names that would have been right.
+    """
+    near = difflib.get_close_matches(name, sorted(accepted), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def similar_names(name: str, accepted: Iterable[str]) -> str:

@@ -28,6 +28,8 @@ class InputFrame:
 ViewSize: TypeAlias = int | InputFrame | Literal["original"]
 """How whole images are scaled: to a longer side, to a rectangle, or not at all."""
 
+ObjectSize = Literal["root of area", "longer side"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLevel:
@@ -37,8 +39,8 @@ class FeatureLevel:
         name: Such as "C4", "P3", "cls.P3".
         channels: Number of channels.
         stride: Nominal batch pixels per cell; geometry uses padded size / map size.
-        object_side: Side in batch pixels, as the root of the area, of the objects that the detector
-            looks for on this level; None: of any.
+        object_side: Size in batch pixels of the objects that the detector looks for on this level,
+            see `DetectorSpec.object_size`; None where it looks for none itself.
     """
 
     name: str
@@ -61,6 +63,7 @@ class DetectorSpec:
         mean: RGB mean that it subtracts from pixels in 0..1.
         std: RGB standard deviation that it divides by.
         licence: Licence of the code that computes it.
+        object_size: What of a box decides on its level: the root of its area, or its longer side.
         options: Constructor options that build it again, without weights; JSON values.
         frame: How it wants whole images scaled where `image_size` does not say it.
     """
@@ -74,6 +77,7 @@ class DetectorSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     licence: str
+    object_size: ObjectSize = "root of area"
     options: Mapping[str, Any] = field(default_factory=dict)
     frame: InputFrame | Literal["original"] | None = None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from distildet.classes import ClassList
 from distildet.detectors.pyramid_detector import PyramidDetector, wanted_features
 from distildet.ops.precision import full_precision
+from distildet.specs import ObjectSize
 from distildet.structures import (
     DENSE,
     DETECTIONS,
@@ -36,7 +37,8 @@ class DenseDetector(PyramidDetector):
         options: As `stored_options` returns them.
         pretrained: Backbone weights: true (the library's download), a file, or false.
         image_size: Longer side in pixels of the images it sees.
-        object_side: Of the objects that are looked for on a level, in its strides.
+        object_side: Size of the objects that are looked for on a level, in its strides.
+        object_size: What of a box that is.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class DenseDetector(PyramidDetector):
         pretrained: bool | Path,
         image_size: int,
         object_side: float,
+        object_size: ObjectSize = "root of area",
     ) -> None:
         super().__init__(
             family=family,
@@ -58,6 +61,7 @@ class DenseDetector(PyramidDetector):
             head="dense",
             parts={FEATURES_BACKBONE, FEATURES_NECK, FEATURES_HEAD, DENSE, LOSSES, DETECTIONS},
             object_side=object_side,
+            object_size=object_size,
         )
 
     @abstractmethod

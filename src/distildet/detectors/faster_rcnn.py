@@ -167,6 +167,7 @@ class FasterRCNN(PyramidDetector):
             # The middle of the boxes, from this side to its double, that the level of stride 16
             # is pooled for.
             object_side=math.sqrt(2) * region_canonical_size / 16,
+            num_object_levels=len(backbone_levels),
         )
         self.proposal_network = ProposalNetwork(
             neck_channels,

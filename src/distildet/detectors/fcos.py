@@ -1,6 +1,5 @@
 """FCOS (Tian et al., arXiv 2006.09214) on any pyramid backbone."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from distildet.detectors.pyramid import ExtraLevelsFrom, NeckNorm
 from distildet.detectors.pyramid_detector import check_options, pyramid_anchors, stored_options
 from distildet.structures import DensePrediction, Detections, ImageBatch, Targets
 
-OBJECT_SIDE = math.sqrt(8 * 16)
-"""In strides: the middle of boxes whose sides are 4 to 8 strides from their centre."""
+OBJECT_SIDE = 10.0
+"""Longer side in strides, in the middle of those boxes of which a level claims most points: their
+farthest side is 4 to 8 strides away from a point, which lies up to 1.5 off the centre."""
 _AT_LEAST = {"neck_channels": 2, "max_detections": 1, "extra_levels": 0, "head_depth": 0}
 
 
@@ -90,6 +90,7 @@ class FCOS(DenseDetector):
             pretrained=pretrained,
             image_size=image_size,
             object_side=OBJECT_SIDE,
+            object_size="longer side",
         )
         self.points = pyramid_anchors(self.neck.strides, scale=1.0, octaves=1, ratios=(1.0,))
         self.head = PointHead(neck_channels, len(classes), depth=head_depth, norm=head_norm)

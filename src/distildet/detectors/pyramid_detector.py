@@ -14,7 +14,7 @@ from distildet.detectors.backbones import PYRAMID_STRIDES, build_backbone
 from distildet.detectors.base import DETECTORS, Detector
 from distildet.detectors.pyramid import PyramidNeck
 from distildet.errors import ConfigError
-from distildet.specs import DetectorSpec, FeatureLevel, HeadKind
+from distildet.specs import DetectorSpec, FeatureLevel, HeadKind, ObjectSize
 from distildet.structures import FEATURES_HEAD
 
 # What a bundle and a recipe state outside of the options.
@@ -32,7 +32,10 @@ class PyramidDetector(Detector):
         image_size: Longer side in pixels of the images it sees.
         head: Kind of its predictions.
         parts: What forward can return.
-        object_side: Of the objects that are looked for on a level of neck and head, in its strides.
+        object_side: Size of the objects that are looked for on a level of neck and head, in its
+            strides.
+        object_size: What of a box that is.
+        num_object_levels: Levels, finest first, on which objects are looked for; None: all.
 
     Raises:
         ConfigError: An option has no meaning; the message names it.
@@ -50,6 +53,8 @@ class PyramidDetector(Detector):
         head: HeadKind,
         parts: Iterable[str],
         object_side: float,
+        object_size: ObjectSize = "root of area",
+        num_object_levels: int | None = None,
     ) -> None:
         offered = frozenset(parts)
         levels = options["backbone_levels"]
@@ -73,6 +78,7 @@ class PyramidDetector(Detector):
                     options["neck_channels"],
                     has_towers=FEATURES_HEAD in offered,
                     object_side=object_side,
+                    num_object_levels=num_object_levels,
                 ),
                 head=head,
                 parts=offered,
@@ -80,6 +86,7 @@ class PyramidDetector(Detector):
                 mean=body.mean,
                 std=body.std,
                 licence="BSD-3-Clause AND Apache-2.0",
+                object_size=object_size,
                 options=options,
             )
         )
@@ -209,6 +216,7 @@ def _feature_levels(
     *,
     has_towers: bool,
     object_side: float,
+    num_object_levels: int | None,
 ) -> tuple[FeatureLevel, ...]:
     levels = [
         FeatureLevel(name=name, channels=count, stride=PYRAMID_STRIDES[name])
@@ -220,8 +228,10 @@ def _feature_levels(
                 name=f"{prefix}{name}",
                 channels=neck_channels,
                 stride=stride,
-                object_side=object_side * stride,
+                object_side=object_side * stride
+                if num_object_levels is None or place < num_object_levels
+                else None,
             )
-            for name, stride in zip(neck.levels, neck.strides, strict=True)
+            for place, (name, stride) in enumerate(zip(neck.levels, neck.strides, strict=True))
         ]
     return tuple(levels)

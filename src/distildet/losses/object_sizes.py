@@ -1,10 +1,12 @@
 """How large objects are, and on which pyramid level they are looked for."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from distildet.specs import ObjectSize
 from distildet.structures import ImageBatch
 
 FINEST_SIDE = 56 / 800
@@ -35,19 +37,33 @@ def places_by_size(batch: ImageBatch, boxes: Sequence[Tensor], num_levels: int) 
     return (sides / FINEST_SIDE).log2().floor().clamp(0, num_levels - 1)
 
 
-def nearest_places(boxes: Tensor, sides: Sequence[float]) -> Tensor:
+class LevelSizes(NamedTuple):
+    """The objects that the levels of a pyramid look for.
+
+    Args:
+        measure: What of a box is its size.
+        sides: Of each level, finest first, in batch pixels, above 0; infinite where a level looks
+            for none. At least one is finite.
+    """
+
+    measure: ObjectSize
+    sides: tuple[float, ...]
+
+
+def nearest_places(boxes: Tensor, sizes: LevelSizes) -> Tensor:
     """Return [n], for each box the place of the level that looks for objects most like it in size.
 
     Args:
         boxes: [n 4] xyxy, batch frame.
-        sides: Of the objects that each level looks for, in batch pixels, above 0; at least one.
+        sizes: Of the objects that each level looks for.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 4.0, 36.0]])  # sides 1 and 12
-        >>> nearest_places(boxes, (8.0, 16.0))  # 12 is above the geometric mean of both, 11.3
+        >>> nearest_places(boxes, LevelSizes("root of area", (8.0, 16.0)))  # 11.3 is between
         tensor([0, 1])
     """
-    lengths = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt()
+    corners = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+    lengths = corners.amax(1) if sizes.measure == "longer side" else corners.prod(1).sqrt()
     # A box without area is on the finest level, whose distance is then as infinite as the others'.
     logs = lengths.clamp(min=torch.finfo(lengths.dtype).tiny).log()
-    return (logs[:, None] - lengths.new_tensor(list(sides)).log()).abs().argmin(1)
+    return (logs[:, None] - lengths.new_tensor(sizes.sides).log()).abs().argmin(1)

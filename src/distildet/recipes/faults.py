@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from distildet.errors import nearest_names
+from distildet.errors import nearest_name, nearest_names
 from distildet.recipes.stage_keys import accepted_keys
 
 _SHAPES = {
@@ -149,8 +149,16 @@ def describe(
             continue
         # Several faults of one value are the members of a union, each of which refused it.
         phrase = " or ".join(dict.fromkeys(_accepted(fault) for fault in faults))
-        messages.append(f"{path}: found {shown(faults[0]['input'])}. Accepted: {phrase}.")
+        found = faults[0]["input"]
+        near = nearest_name(found, _words(faults)) if isinstance(found, str) else ""
+        messages.append(f"{path}: found {shown(found)}. Accepted: {phrase}.{near}")
     return messages
+
+
+def _words(faults: Sequence[ErrorDetails]) -> list[str]:
+    """Return the words that members of a union take."""
+    literals = (fault for fault in faults if fault["type"] == "literal_error")
+    return [word for fault in literals for word in _QUOTED.findall(fault["ctx"]["expected"])]
 
 
 def _is_of_another_kind(faults: Sequence[ErrorDetails]) -> bool:

@@ -72,6 +72,11 @@ class Preparer:
             self._times[term] = 1 if every is None else times
             values = (step for step in range(steps) if term.course(step / steps) > 0)
             self._first[term] = next(values, steps)
+        # Term -> the step before which its loss looks for the last time.
+        self._last = {
+            term: max((step for step in range(steps) if self._is_due(term, step)), default=0)
+            for term in self._every
+        }
 
     def due(self, step: int) -> list[Term]:
         """Return the terms whose losses look at the images before a step, by the step alone."""
@@ -108,8 +113,8 @@ class Preparer:
 
     def let_go(self, step: int) -> None:
         """Forget what the teacher has said for losses that look at nothing after a step."""
-        for term, times in self._times.items():
-            if times is not None and step >= self._first[term] + (times - 1) * self._every[term]:
+        for term, last in self._last.items():
+            if step >= last:
                 self._of_teacher.pop(term.name, None)
 
     def _is_due(self, term: Term, step: int) -> bool:

@@ -1,8 +1,10 @@
 """Oracles: sizes by hand."""
 
+import math
+
 import torch
 
-from distildet.losses.object_sizes import nearest_places, places_by_size, relative_sides
+from distildet.losses.object_sizes import LevelSizes, nearest_places, places_by_size, relative_sides
 
 
 def squares(*sides):
@@ -51,14 +53,32 @@ def test_images_without_boxes_have_no_places(batch_of):
     assert places_by_size(batch, [squares(), squares()], 3).shape == (0,)
 
 
+def by_area(*sides):
+    return LevelSizes("root of area", sides)
+
+
 def test_a_box_is_on_the_level_whose_side_differs_by_the_least_factor():
     # Between 8, 16 and 64 lie 11.3 and 32.
     boxes = squares(1, 11, 12, 31, 33, 1000)
 
-    assert nearest_places(boxes, (8.0, 16.0, 64.0)).tolist() == [0, 0, 1, 1, 2, 2]
-    assert nearest_places(boxes, (8.0,)).tolist() == [0] * 6
+    assert nearest_places(boxes, by_area(8.0, 16.0, 64.0)).tolist() == [0, 0, 1, 1, 2, 2]
+    assert nearest_places(boxes, by_area(8.0)).tolist() == [0] * 6
+
+
+def test_a_long_box_has_the_size_that_the_detector_goes_by():
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 25.0]])  # the root of its area is 10
+
+    assert nearest_places(boxes, by_area(8.0, 16.0)).tolist() == [0]
+    assert nearest_places(boxes, LevelSizes("longer side", (8.0, 16.0))).tolist() == [1]
+
+
+def test_a_level_that_looks_for_nothing_has_no_box():
+    boxes = squares(0.0, 1, 20, 1e6)
+
+    assert nearest_places(boxes, by_area(8.0, 16.0, math.inf)).tolist() == [0, 0, 1, 1]
+    assert nearest_places(boxes, by_area(math.inf, 16.0)).tolist() == [1] * 4
 
 
 def test_boxes_without_area_and_no_boxes_have_places_too():
-    assert nearest_places(squares(0.0), (8.0, 16.0)).tolist() == [0]
-    assert nearest_places(squares(), (8.0, 16.0)).shape == (0,)
+    assert nearest_places(squares(0.0), by_area(8.0, 16.0)).tolist() == [0]
+    assert nearest_places(squares(), by_area(8.0, 16.0)).shape == (0,)

@@ -81,6 +81,12 @@ def test_texts_become_the_type_of_the_parameter(name, raw, value):
         ("is_on", "yes", "is_on: found 'yes'. Accepted: true or false."),
         ("limit", "x", "limit: found 'x'. Accepted: a whole number."),
         ("pairs", ["P3"], "pairs: found ['P3']. Accepted: 'order' or a mapping."),
+        (
+            "pairs",
+            "ordre",
+            "pairs: found 'ordre'. Accepted: 'order' or a mapping. Did you mean 'order'?",
+        ),
+        ("pairs", "x", "pairs: found 'x'. Accepted: 'order' or a mapping."),
         # What is wrong inside of a mapping, not that it is no word.
         ("pairs", {"P3": ["P4"]}, "pairs.P3: found ['P4']. Accepted: a text."),
         (

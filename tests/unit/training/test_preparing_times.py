@@ -116,11 +116,19 @@ def test_a_loss_looks_no_more_often_than_it_says(task, observed, every, times, s
 
 
 @pytest.mark.parametrize(
-    ("every", "times", "kept"),
-    [(1.0, 2, [True, False]), (None, None, [False]), (1.0, None, [True])],
+    ("every", "times", "settings", "kept"),
+    [
+        (1.0, 2, {}, [True, False]),
+        (None, None, {}, [False]),
+        (1.0, None, {}, [True, True]),  # it looks before step 8 too
+        (1.0, 2, {"stop": 0.4}, [False]),  # before step 4 its course is 0
+        (3.0, 2, {}, [False]),  # the second time would be step 12
+    ],
 )
-def test_what_the_teacher_said_is_kept_until_the_last_look(task, observed, every, times, kept):
-    task = task(every=every, times=times)
+def test_what_the_teacher_said_is_kept_until_the_last_look(
+    task, observed, every, times, settings, kept
+):
+    task = task(every=every, times=times, **settings)
     preparer = Preparer(task, observed(steps_per_pass=4.0), steps=10)
     found = []
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from distildet.errors import MissingPartError
 from distildet.losses.hands_on_guidance.options import Group
-from distildet.specs import DetectorSpec, FeatureLevel
+from distildet.losses.object_sizes import LevelSizes
+from distildet.specs import DetectorSpec, FeatureLevel, ObjectSize
 from distildet.structures import FEATURES_BACKBONE, FEATURES_HEAD, FEATURES_NECK
 
 PARTS_BY_GROUP: dict[Group, str] = {
@@ -23,17 +25,21 @@ class LevelGroup:
         group: The role. Of a head each tower has a group of its own.
         own: The student's.
         guide: The teacher's.
+        measure: What of a box decides on which of the student's levels it is looked for.
     """
 
     group: Group
     own: tuple[FeatureLevel, ...]
     guide: tuple[FeatureLevel, ...]
+    measure: ObjectSize
 
     @property
-    def sides(self) -> tuple[float, ...]:
-        """Of the objects that the student's levels look for; empty where one looks for any."""
-        sides = tuple(one.object_side for one in self.own if one.object_side is not None)
-        return sides if len(sides) == len(self.own) else ()
+    def sizes(self) -> LevelSizes | None:
+        """Of the objects that the student's levels look for; None where none looks for any."""
+        if all(one.object_side is None for one in self.own):
+            return None
+        sides = (inf if one.object_side is None else one.object_side for one in self.own)
+        return LevelSizes(self.measure, tuple(sides))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,7 @@ def level_groups(
             continue
         own, guide = _by_tower(student, part), _by_tower(teacher, part)
         groups += [
-            LevelGroup(group=group, own=own[tower], guide=guide[tower])
+            LevelGroup(group=group, own=own[tower], guide=guide[tower], measure=student.object_size)
             for tower in own
             if tower in guide
         ]

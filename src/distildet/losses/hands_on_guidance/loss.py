@@ -107,7 +107,7 @@ class HandsOnGuidance(DistillationLoss):
     Raises:
         MissingPartError: No group is common, one in `groups` is not, or a level in `correspondence`
             is not there.
-        ConfigError: An option has no meaning.
+        ConfigError: An option has no meaning, or none for this pair.
 
     Source:
         After the abstract of "Hands-on Guidance for Distilling Object Detectors", arXiv 2103.14337,
@@ -166,6 +166,7 @@ class HandsOnGuidance(DistillationLoss):
         by_hand = correspondence if isinstance(correspondence, Mapping) else None
         if by_hand is not None:
             self.groups = learning_groups(self.groups, by_hand)
+        self.options.refuse_idle(list(dict.fromkeys(one.group for one in self.groups)))
         self.levels = tuple(student_levels(self.groups, by_hand))
         self.is_zero_at_equality = by_hand is None or all(
             own == guide for own, guide in by_hand.items()
@@ -303,7 +304,7 @@ class HandsOnGuidance(DistillationLoss):
                 student.features[name],
                 teacher.features[guide.name].detach(),
                 self._scale(guide),
-                partial(regions.cells, place=one.place, sides=group.sides),
+                partial(regions.cells, place=one.place, sizes=group.sizes),
                 None if self.margins is None else self.margins.value[number],
             )
             weighted = self.options.weight(group.group) / whole * weights[number] * found.value

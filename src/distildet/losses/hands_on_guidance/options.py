@@ -1,7 +1,7 @@
 """The options of the loss `hands-on-guidance`, checked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -82,6 +82,42 @@ class HandsOnGuidanceOptions:
         given: float | None = getattr(self, detail)
         return _DETAILS[detail] if given is None else given
 
+    def refuse_idle(self, compared: Collection[Group]) -> None:
+        """Refuse what says something about groups and changes nothing.
+
+        Args:
+            compared: The groups of which levels of the pair learn.
+
+        Raises:
+            ConfigError: A weight of a group that is not compared, or of the only one, was given; or
+                a group was asked for of which no level is paired by hand. One line for each.
+        """
+        faults = []
+        for group in get_args(Group):
+            given: float | None = getattr(self, f"{group}_weight")
+            if not given:  # 0 leaves the group out, which is an effect
+                continue
+            if group not in compared:
+                faults.append(
+                    f"{group}_weight: found {given}, without effect: {group} is not compared, but "
+                    f"{', '.join(compared)}. Leave it out, or add {group} to `groups`."
+                )
+            elif len(compared) == 1:
+                faults.append(
+                    f"{group}_weight: found {given}, without effect: {group} is the only group "
+                    "that is compared, and such weights are relative. Leave it out."
+                )
+        faults += [
+            f"groups: found {group}, of which no level is in `correspondence`. Take it out, or add "
+            "one of its levels there."
+            for group in self.groups or ()
+            if isinstance(self.correspondence, Mapping)
+            and group not in compared
+            and self.weight(group) > 0
+        ]
+        if faults:
+            raise ConfigError("\n".join(faults))
+
     def _without_effect(self) -> list[str]:
         """Return a line for each option of a mechanism that is switched off."""
         switched_off: list[tuple[str, tuple[Detail, ...]]] = []
@@ -91,19 +127,14 @@ class HandsOnGuidanceOptions:
             switched_off.append(("micro: false", ("background", "attention", "hardness")))
         if not self.macro:
             switched_off.append(("macro: false", ("macro_temperature",)))
-        if self.correspondence == "order":
-            switched_off.append(("correspondence: order", ("stride_penalty",)))
-        without_effect = [
+        if self.correspondence != "affinity":
+            word = self.correspondence if isinstance(self.correspondence, str) else "pairs by hand"
+            switched_off.append((f"correspondence: {word}", ("stride_penalty",)))
+        return [
             f"{name}: found {getattr(self, name)}, without effect with {switch}. Leave one out."
             for switch, names in switched_off
             for name in names
             if getattr(self, name) is not None
-        ]
-        return without_effect + [
-            f"{group}_weight: found {self.weight(group)}, without effect: {group} is not among the "
-            f"groups {', '.join(self.asked)}. Add it to `groups`, or leave this out."
-            for group in get_args(Group)
-            if group not in self.asked and getattr(self, f"{group}_weight") is not None
         ]
 
     def _wrong_words(self) -> list[str]:
@@ -155,8 +186,8 @@ class HandsOnGuidanceOptions:
             (
                 "macro_temperature",
                 temperature,
-                "a finite number of 0.001 or more",
-                temperature >= 1e-3,
+                f"a finite number of {LEAST_TEMPERATURE} or more",
+                temperature >= LEAST_TEMPERATURE,
             ),
         )
         return [

@@ -24,7 +24,7 @@ def level_of(options_of):
             FeatureLevel(name=f"P{place}", channels=width, stride=2**place)
             for place, width in enumerate(widths, start=3)
         )
-        group = LevelGroup(group="neck", own=(), guide=guide)
+        group = LevelGroup(group="neck", own=(), guide=guide, measure="root of area")
         return GuidedLevel(channels, group, options_of(**options))
 
     return make

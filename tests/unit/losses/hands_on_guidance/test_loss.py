@@ -104,6 +104,11 @@ def test_half_precision_gives_float32_of_nearly_the_same_value(
         ({"measure": "mse"}, ConfigError, r"^measure: found 'mse'\. Accepted: hands-on, squared"),
         ({"release": 1.5}, ConfigError, r"^release: found 1\.5\. Accepted: a number from 0 to be"),
         (
+            {"correspondence": {"P3": "P3"}, "backbone_weight": 7.0},
+            ConfigError,
+            r"^backbone_weight: found 7\.0, without effect: backbone is not compared, but neck\.",
+        ),
+        (
             {"correspondence": {"P9": "P3"}},
             MissingPartError,
             r"^correspondence: found 'P9', which is no level of the student that is compared\.",

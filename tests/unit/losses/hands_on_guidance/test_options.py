@@ -32,6 +32,7 @@ def test_details_have_defaults_and_may_be_given(options_of):
         ({"micro": False}, "micro: false", "hardness"),
         ({"macro": False}, "macro: false", "macro_temperature"),
         ({"correspondence": "order"}, "correspondence: order", "stride_penalty"),
+        ({"correspondence": {"P3": "P4"}}, "correspondence: pairs by hand", "stride_penalty"),
     ],
 )
 def test_an_option_without_effect_is_refused(options_of, off, switch, name):
@@ -39,19 +40,6 @@ def test_an_option_without_effect_is_refused(options_of, off, switch, name):
 
     with pytest.raises(ConfigError, match=message):
         options_of(**off, **{name: 0.5})
-
-
-@pytest.mark.parametrize(
-    ("given", "names"), [({}, "backbone, neck"), ({"groups": ("neck",)}, "neck")]
-)
-def test_the_weight_of_a_group_that_is_not_compared_is_refused(options_of, given, names):
-    message = (
-        rf"^head_weight: found 0\.5, without effect: head is not among the groups {names}\. Add it "
-        r"to `groups`, or leave this out\.$"
-    )
-
-    with pytest.raises(ConfigError, match=message):
-        options_of(**given, head_weight=0.5)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +121,41 @@ def test_all_faults_are_told_at_once(options_of):
 
     names = [line.split(":")[0] for line in str(error.value).splitlines()]
     assert names == ["measure", "groups", "correspondence", "direction", "release"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "compared", "message"),
+    [
+        (
+            {"head_weight": 0.5},
+            ["backbone", "neck"],
+            r"^head_weight: found 0\.5, without effect: head is not compared, but backbone, neck\.",
+        ),
+        (
+            {"neck_weight": 7.0},
+            ["neck"],
+            r"^neck_weight: found 7\.0, without effect: neck is the only group that is compared",
+        ),
+        (
+            {"groups": ("backbone", "neck"), "correspondence": {"P3": "P3"}},
+            ["neck"],
+            r"^groups: found backbone, of which no level is in `correspondence`\. Take it out",
+        ),
+    ],
+)
+def test_what_changes_nothing_for_a_pair_is_refused(options_of, changes, compared, message):
+    with pytest.raises(ConfigError, match=message):
+        options_of(**changes).refuse_idle(compared)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"backbone_weight": 0.25},
+        {"head_weight": 0.0},
+        {"groups": ("backbone", "neck", "head"), "head_weight": 0.0},
+    ],
+)
+def test_what_has_an_effect_is_taken(options_of, changes):
+    options_of(**changes).refuse_idle(["backbone", "neck"])

@@ -156,8 +156,9 @@ def test_what_was_learned_is_forgotten_where_levels_are_paired_anew(
     maps = random_output(guide, len(sizes), canvas, 0)
     loss = HandsOnGuidance(own, guide, stride_penalty=0.0, release=0.5)
 
-    def look(name):
-        features = {"C3": maps.features["C3"], "P3": maps.features[name]}
+    def look(name, change=0.0):
+        features = {"C3": maps.features["C3"].clone(), "P3": maps.features[name]}
+        features["C3"][:, 0] += change * maps.features["P3"][:, 0]
         prepare(loss, (DetectorOutput(features=features), maps), batch, [])
 
     look("P3")
@@ -168,7 +169,7 @@ def test_what_was_learned_is_forgotten_where_levels_are_paired_anew(
     learned = loss.macro.weights.tolist(), loss.margins.value.tolist()
     told = loss.remarks
 
-    look(second)
+    look(second, change=1.0)
 
     again = loss.macro.weights.tolist(), loss.margins.value.tolist()
     assert learned[0] != [1, 1]
