@@ -1,7 +1,7 @@
 """Class lists, and the mapping of one to another by name."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,6 +120,7 @@ def map_classes(
     *,
     given: Mapping[str, str] | None = None,
     unknown: Sequence[str] = (),
+    elsewhere: Collection[str] = (),
 ) -> ClassMap:
     """Map the classes of a teacher to those of a student by name.
 
@@ -134,16 +135,20 @@ def map_classes(
         given: Teacher's class -> student's class, or `DROP`; goes before equal names. Several may
             stand for one.
         unknown: Student's classes that the teacher is known not to have.
+        elsewhere: Student's classes that another teacher has, so that this one may lack them.
 
     Raises:
-        ClassMapError: A student's class has no counterpart and is not in `unknown`, or a given
-            name does not exist; all faults are listed, with the nearest names.
+        ClassMapError: A student's class has no counterpart and is in neither `unknown` nor
+            `elsewhere`, the teacher has none of them, or a given name does not exist; all faults
+            are listed, with the nearest names.
     """
     given = given or {}
     faults = _given_faults(source, target, given, unknown)
     labels = map_labels(source, target, given)
     mapping = ClassMap(source=source, target=target, labels=labels)
     for name, is_known in zip(target, mapping.known, strict=True):
+        if not is_known and name in elsewhere:
+            continue
         if is_known and name in unknown:
             faults.append(
                 f"unknown_classes has {name!r}, but the teacher has this class. Take it out there."
@@ -160,9 +165,34 @@ def map_classes(
                 f"class_map takes the teacher's class {name!r} away from the student's. Take it "
                 f"out there, or list {name!r} in unknown_classes."
             )
+    if not faults and not any(mapping.known):
+        faults.append(
+            f"the teacher has none of the student's classes {', '.join(target)}; its own are "
+            f"{', '.join(source)}. Name counterparts in class_map, or leave this teacher out."
+        )
     if faults:
         raise ClassMapError("\n".join(faults))
     return mapping
+
+
+def join_classes(lists: Sequence[tuple[ClassList, Mapping[str, str]]]) -> ClassList:
+    """Return the classes of several teachers as one list, each class once.
+
+    Args:
+        lists: For each teacher its classes, and its class -> class of the joint list, or `DROP`.
+
+    Returns:
+        Those of the first, then of each other what has no counterpart by name before it.
+    """
+    joined: list[str] = []
+    for classes, given in lists:
+        before = map_labels(classes, ClassList(tuple(joined)), given) if joined else ()
+        for place, name in enumerate(classes):
+            wanted = given.get(name, name)
+            is_new = wanted != DROP and wanted not in joined
+            if is_new and (name in given or not before or before[place] is None):
+                joined.append(wanted)
+    return ClassList(tuple(joined))
 
 
 def map_labels(
