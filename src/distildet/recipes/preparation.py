@@ -249,6 +249,12 @@ def _refuse_misfits(
 
 
 def _tell_classes(context: RunContext) -> None:
+    """Tell which classes belong together, and where no human labels say what they are."""
+    if context.teachers and context.data.labeled is None:
+        context.progress.message(
+            "There are no labeled images: no stage learns from human labels, and no baseline is "
+            "trained."
+        )
     for teacher in context.teachers:
         mapping = teacher.map_to(context.classes)
         if mapping.source != mapping.target:

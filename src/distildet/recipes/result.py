@@ -227,7 +227,8 @@ def _not_measured(context: RunContext) -> list[str]:
     if context.data.validation is None:
         reasons.append("metrics: the recipe has no data.validation")
     if not context.recipe.baseline:
-        reasons.append("gain: the recipe has no baseline")
+        why = "" if context.data.labeled is not None else ", which learns from data.labeled"
+        reasons.append(f"gain: the recipe has no baseline{why}")
     return reasons
 
 
