@@ -6,6 +6,9 @@ import pytest
 
 from distildet.data.synthetic import make_scenes
 from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.load import load_recipe
+from distildet.recipes.progress import Silence
+from distildet.recipes.runner import run_recipe
 
 SEED = 3
 TEACHER = """\
@@ -154,6 +157,22 @@ def test_a_run_killed_while_it_labels_and_fuses_ends_in_the_same_files(work, ref
     kills.run(work / "student.yaml", out)
 
     assert kills.differences(reference, out) == []
+
+
+@pytest.mark.slow
+def test_a_stage_distills_from_the_teacher_that_it_names(work):
+    def train(teacher):
+        loss = f"[{{loss: feature-imitation, levels: [P3], teacher: {teacher}}}]"
+        plain = "{stage: train, steps: 3, batch_size: 4, optimizer: {lr: 2e-3}, evaluations: 1}"
+        recipe = load_recipe(
+            work / "student.yaml",
+            [f"stages=[{plain}]", f"stages[0].distill={loss}", "baseline=false"],
+        )
+        out = work / f"distilled-{teacher}"
+        run_recipe(recipe, out=out, device="cpu", progress=Silence())
+        return (out / "student" / "model.safetensors").read_bytes()
+
+    assert train(0) != train(1)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class Listener:
         self.works.append(work)
 
 
-def save_tiny(folder, classes, seed):
+def save_tiny(folder, classes, seed, bias=0.0):
     torch.manual_seed(seed)
     detector = RetinaNet(
         ClassList(classes),
@@ -69,7 +69,7 @@ def save_tiny(folder, classes, seed):
         max_detections=5,
     )
     # Untrained scores lie below its floor.
-    torch.nn.init.constant_(detector.head.classification_head.cls_logits.bias, 0.0)
+    torch.nn.init.constant_(detector.head.classification_head.cls_logits.bias, bias)
     save_detector(detector, folder)
     return folder
 
@@ -200,6 +200,21 @@ def test_labeled_images_outside_of_the_stage_are_labeled_for_the_calibration(sta
     labeled = stored(folder / "calibration" / "1" / "store")
     assert len(labeled) == 2
     assert labeled.keys().isdisjoint(stored(folder / "store"))
+
+
+def test_a_teacher_without_a_detection_keeps_its_scores_and_says_so(stage, tmp_path):
+    silent = save_tiny(tmp_path / "silent", ("car", "dog"), 1, bias=-20.0)
+
+    folder, progress = stage(f"teachers[1].detector={silent}")
+
+    assert (
+        "teachers[1]: no detection on the labeled images, so that its scores stay as they are."
+        in progress.messages
+    )
+    second = json.loads((folder / "calibration.json").read_text())["teachers"][1]
+    assert second["detections"] == 0
+    assert second["error_before"] is None
+    assert second["classes"]["car"] == {"slope": 1.0, "bias": 0.0}
 
 
 @pytest.mark.parametrize("calibration", ["isotonic", "rank", "none"])
