@@ -137,6 +137,7 @@ def map_classes(
     *,
     given: Mapping[str, str] | None = None,
     unknown: Sequence[str] = (),
+    elsewhere: Collection[str] = (),
 ) -> ClassMap:
     """Map the classes of a teacher to those of a student by name.
 
@@ -150,15 +151,19 @@ def map_classes(
         given: Teacher's class -> student's class, or `DROP`; goes before equal names. Several may
             stand for one.
         unknown: Student's classes that the teacher is known not to have.
+        elsewhere: Student's classes that another teacher has, so that this one may lack them.
 
     Raises:
-        ClassMapError: A student's class has no counterpart and is not in `unknown`, or a given
-            name does not exist; all faults are listed, with the nearest names.
+        ClassMapError: A student's class has no counterpart and is in neither `unknown` nor
+            `elsewhere`, the teacher has none of them, or a given name does not exist; all faults
+            are listed, with the nearest names.
     """
     given = given or {}
     faults = _given_faults(source, target, given, unknown)
     mapping = map_names(source, target, given)
     for label, (name, is_known) in enumerate(zip(target, mapping.known, strict=True)):
+        if not is_known and name in elsewhere:
+            continue
         if is_known and name in unknown:
             faults.append(
                 f"unknown_classes has {name!r}, but the teacher has this class: "
@@ -177,6 +182,11 @@ def map_classes(
                 f"class_map takes the teacher's class {name!r} away from the student's. Take it "
                 f"out there, or list {name!r} in unknown_classes."
             )
+    if not faults and not any(mapping.known):
+        faults.append(
+            f"the teacher has none of the student's classes {', '.join(target)}; its own are "
+            f"{', '.join(source)}. Name counterparts in class_map, or leave this teacher out."
+        )
     if faults:
         raise ClassMapError("\n".join(faults))
     return mapping
@@ -208,6 +218,26 @@ def map_names(
         labels=tuple(label for label, _ in found),
         matched_by=tuple(how for _, how in found),
     )
+
+
+def join_classes(lists: Sequence[tuple[ClassList, Mapping[str, str]]]) -> ClassList:
+    """Return the classes of several teachers as one list, each class once.
+
+    Args:
+        lists: For each teacher its classes, and its class -> class of the joint list, or `DROP`.
+
+    Returns:
+        Those of the first, then of each other what has no counterpart by name before it.
+    """
+    joined: list[str] = []
+    for classes, given in lists:
+        before = map_labels(classes, ClassList(tuple(joined)), given) if joined else ()
+        for place, name in enumerate(classes):
+            wanted = given.get(name, name)
+            is_new = wanted != DROP and wanted not in joined
+            if is_new and (name in given or not before or before[place] is None):
+                joined.append(wanted)
+    return ClassList(tuple(joined))
 
 
 def map_labels(

@@ -10,6 +10,17 @@ from distildet.recipes.load import load_recipe
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
+def test_the_recipe_of_several_teachers_is_complete(tmp_path):
+    page = (PAGES / "pseudo-label.md").read_text("utf-8")
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+
+    loaded = load_recipe(tmp_path / "recipe.yaml", check_named=False)
+
+    assert [teacher.trust for teacher in loaded.teachers] == [1, 2]
+    assert [stage.by for stage in loaded.stages[::2]] == ["teachers", "all"]
+
+
 @pytest.mark.parametrize(
     ("loss", "place"),
     [

@@ -214,7 +214,7 @@ TEACHER_CASES = [
             bundle("start", "no", "car"),
             cases.content("teacher/config.json", b"{"),
             edited(
-                (TEACHER, "{detector: teacher}, {detector: other}"),
+                (TEACHER, "{detector: teacher}, {detector: other, class_map: {dgo: car}}"),
                 (LABEL_STAGE, ""),
                 ("labeled: 1, unlabeled: 1", "labeled: 1"),
                 ("steps: 1", "steps: 1, init: start"),
@@ -224,7 +224,8 @@ TEACHER_CASES = [
             "3 faults:",
             "teachers[0]: ",
             "config.json: not a bundle",
-            "teachers[1]: the teacher has no class 'car'.",
+            # That it lacks 'car' is no fault, since the first may have it.
+            "teachers[1]: class_map has 'dgo', which is no class of the teacher. Nearest: 'dog'.",
             "stages[0]: ",
             "in/start: the weights are for the classes",
         ),

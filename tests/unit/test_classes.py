@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from distildet.classes import ClassList, map_classes, map_labels
+from distildet.classes import DROP, ClassList, join_classes, map_classes, map_labels
 from distildet.errors import ClassMapError
 
 
@@ -137,3 +137,43 @@ def test_all_that_cannot_be_mapped_is_told_at_once(options, messages):
 
     for message in messages:
         assert re.search(message, str(caught.value))
+
+
+def test_a_teacher_may_lack_what_another_has():
+    mapping = map_classes(
+        ClassList(("a", "b")),
+        ClassList(("a", "b", "c")),
+        given={"b": DROP},
+        elsewhere={"b", "c"},
+    )
+
+    assert mapping.known == (True, False, False)
+
+
+def test_what_nobody_has_is_still_a_fault():
+    with pytest.raises(ClassMapError, match=r"the teacher has no class 'c'"):
+        map_classes(ClassList(("a",)), ClassList(("a", "b", "c")), elsewhere={"b"})
+
+
+def test_a_teacher_of_other_classes_altogether_is_refused():
+    with pytest.raises(
+        ClassMapError,
+        match=r"the teacher has none of the student's classes a, b; its own are x, y\. Name",
+    ):
+        map_classes(ClassList(("x", "y")), ClassList(("a", "b")), elsewhere={"a", "b"})
+
+
+@pytest.mark.parametrize(
+    ("lists", "joined"),
+    [
+        ([(("b", "a"), {})], ("b", "a")),
+        ([(("b", "a"), {}), (("c", "A"), {})], ("b", "a", "c")),
+        ([(("car",), {}), (("auto", "dog"), {"auto": "car"})], ("car", "dog")),
+        ([(("car",), {}), (("auto", "dog"), {"dog": DROP})], ("car", "auto")),
+        ([(("auto",), {"auto": "car"}), (("bus",), {})], ("car", "bus")),
+    ],
+)
+def test_the_classes_of_several_teachers_are_joined_by_name(lists, joined):
+    classes = join_classes([(ClassList(names), given) for names, given in lists])
+
+    assert classes.names == joined

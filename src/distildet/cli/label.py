@@ -1,6 +1,7 @@
-"""`distildet label`: a teacher's boxes for a folder of images."""
+"""`distildet label`: boxes of one or several teachers for a folder of images."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,19 +24,34 @@ from distildet.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from distildet.classes import ClassList
     from distildet.data.dataset import Dataset, Sample
     from distildet.data.image_record import ImageRecord
     from distildet.data.write_label_studio import LabelStudioOptions
     from distildet.pseudolabels.store import PseudoLabelStore
+    from distildet.recipes.progress import Progress
+    from distildet.recipes.run_context import Teacher
+    from distildet.training.interruption import Interruption
 
 
 def label(
     teacher: ModelArgument,
     images: Annotated[Path, typer.Argument(help="Folder of the images.")],
     out: Annotated[Path, typer.Option(help="Folder for the store and the exports.")],
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", help="A further teacher; may be given several times."),
+    ] = None,
+    fusion: Annotated[
+        Literal["wbf", "nms"],
+        typer.Option(help="How boxes of several teachers become one set: mean or strongest."),
+    ] = "wbf",
+    calibration: Annotated[
+        Literal["rank", "none"],
+        typer.Option(help="How scores of several teachers are made comparable."),
+    ] = "rank",
     listed: ListOption = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score from which a box is exported.")
@@ -62,56 +78,130 @@ def label(
 ) -> None:
     """Label images with a teacher: a resumable store, and its boxes in formats of other tools.
 
-    COCO becomes labels.json with scores; other formats become a folder of their name.
+    COCO becomes labels.json with scores; other formats become a folder of their name. Several
+    teachers may know different classes: the boxes have those of all.
 
     Example: distildet label runs/teacher/student photos --out labels --export yolo
+    Another teacher beside it: distildet label runs/a/student photos --with runs/b/student ...
     With two GPUs: torchrun --nproc-per-node 2 -m distildet label runs/teacher/student photos ...
     """
     from distildet.data.write_label_studio import LabelStudioOptions
     from distildet.ops.processes import rank
     from distildet.ops.shared_work import on_first
     from distildet.recipes.declared import open_teacher
-    from distildet.recipes.label_stage import STORE, label_with
+    from distildet.recipes.label_stage import label_with
     from distildet.recipes.progress import Silence
-    from distildet.recipes.run_folder import locked
+    from distildet.recipes.run_folder import STORE, locked
     from distildet.training.device import choose_device
     from distildet.training.distributed import process_group
     from distildet.training.interruption import interruptible
 
     formats = list(dict.fromkeys(export or [ExportFormat.COCO]))
+    paths = [teacher, *(others or ())]
     console = Console()
     try:
         with process_group(), ExitStack() as held, interruptible() as interruption:
             progress = console if rank() == 0 else Silence()
             dataset = on_first(lambda: _begin(images, listed, out, formats))
-            # Its own classes are written; how they stand to a student's is a matter of recipes.
-            loaded = open_teacher(teacher).unmapped()
+            teachers = [open_teacher(path) for path in paths]
+            if len(teachers) == 1:
+                # Its own classes are written; how they stand to a student's is a matter of recipes.
+                teachers = [teachers[0].unmapped()]
+            classes = _joint_classes(teachers)
             for line in dataset.notes:
                 progress.message(f"Left out: {line}")
             on_first(lambda: held.enter_context(locked(out)))
-            store = label_with(
-                loaded,
-                dataset.samples,
-                loaded.detector.spec.classes,
-                out / STORE,
+            label_one = partial(
+                label_with,
                 batch_size=batch_size,
                 workers=workers,
                 device=choose_device(device, precision),
                 interruption=interruption,
                 progress=progress,
-                work="images",
                 precision=precision,
                 on_bad_image=on_bad_image,
                 max_bad_fraction=max_bad_fraction,
             )
+            if len(teachers) == 1:
+                store = label_one(teachers[0], dataset.samples, classes, out / STORE, work="images")
+            else:
+                store = _labeled_together(
+                    teachers,
+                    dataset.samples,
+                    classes,
+                    out,
+                    label_one=label_one,
+                    fusion=fusion,
+                    calibration=calibration,
+                    max_bad_fraction=max_bad_fraction,
+                    interruption=interruption,
+                    progress=progress,
+                )
             options = LabelStudioOptions(
                 image_prefix=image_prefix,
-                model_version=f"{teacher.resolve().name}-{loaded.fingerprint[:12]}",
+                model_version="+".join(
+                    f"{path.resolve().name}-{loaded.fingerprint[:12]}"
+                    for path, loaded in zip(paths, teachers, strict=True)
+                ),
             )
             console.close()
             on_first(lambda: _finish(out, formats, store, dataset.samples, threshold, options))
     finally:
         console.close()
+
+
+def _joint_classes(teachers: "Sequence[Teacher]") -> "ClassList":
+    """Return all classes that some teacher knows, and tell each what the others know."""
+    from distildet.classes import join_classes
+    from distildet.recipes.run_context import share_classes
+
+    classes = join_classes([loaded.classes_and_map for loaded in teachers])
+    share_classes(teachers, classes)
+    return classes
+
+
+def _labeled_together(
+    teachers: "Sequence[Teacher]",
+    samples: "Sequence[Sample]",
+    classes: "ClassList",
+    out: Path,
+    *,
+    label_one: "Callable[..., PseudoLabelStore]",
+    fusion: Literal["wbf", "nms"],
+    calibration: Literal["rank", "none"],
+    max_bad_fraction: float,
+    interruption: "Interruption",
+    progress: "Progress",
+) -> "PseudoLabelStore":
+    """Label with several teachers, and return the store of what they say together."""
+    from distildet.pseudolabels.fuse import Fusion
+    from distildet.recipes.fused_labels import Together, label_together
+    from distildet.recipes.labelers import labelers_of
+
+    def label(loaded: "Teacher", samples: "Sequence[Sample]", folder: Path) -> "PseudoLabelStore":
+        work = f"images, teacher {folder.parent.name}"
+        return label_one(loaded, samples, classes, folder, work=work)
+
+    def between(done: int, total: int) -> None:
+        interruption.raise_if_requested()
+        progress.advance("fusing", done, total)
+
+    store, _ = label_together(
+        Together(
+            labelers=labelers_of(teachers, [1.0] * len(teachers)),
+            classes=classes,
+            calibration=calibration,
+            fusion=Fusion(method=fusion),
+            labeled=None,
+            max_bad_fraction=max_bad_fraction,
+        ),
+        samples,
+        out,
+        label=label,
+        between=between,
+        progress=progress,
+    )
+    return store
 
 
 def _begin(
@@ -120,10 +210,13 @@ def _begin(
     """Refuse folders of others, then list the images."""
     from distildet.data.folder import read_folder
     from distildet.data.owned_folder import refuse_others
-    from distildet.recipes.label_stage import STORE
-    from distildet.recipes.run_folder import refuse_foreign
+    from distildet.recipes.fused_labels import TEACHERS
+    from distildet.recipes.run_folder import STORE, refuse_foreign
 
-    refuse_foreign(out, begun_with=STORE)
+    # Of several teachers the store in `out` itself comes last.
+    own = out / TEACHERS
+    has_several = own.is_dir() and all(path.name.isdigit() for path in own.iterdir())
+    refuse_foreign(out, begun_with=TEACHERS if has_several else STORE)
     for name in formats:
         if name != ExportFormat.COCO:
             refuse_others(out / name)

@@ -75,7 +75,8 @@ def run_and_show(
 def result_lines(result: dict[str, Any], out: Path) -> list[str]:
     """Return a result as lines of text: a row a model, the gain, the verdict, the places."""
     lines = [f"{'':<10}{'AP':>7}{'AP50':>7}{'AP75':>7}{'parameters':>12}{'GFLOPs':>8}{'ms':>8}"]
-    for name, model in result["models"].items():
+    several = {f"teacher {i}": model for i, model in enumerate(result.get("teachers", ()))}
+    for name, model in {**several, **result["models"]}.items():
         metrics = model["metrics"] or {}
         cells = "".join(_percent(metrics.get(key)).rjust(7) for key in ("AP", "AP50", "AP75"))
         lines.append(

@@ -87,6 +87,10 @@ class Quarantine:
             file=sample_id, stage=stage, error=error, bytes=num_bytes, sha256=sha256
         )
 
+    def take_over(self, other: "Quarantine") -> None:
+        """Set aside what another list of the same images has; `write` makes it last."""
+        self._bad_by_id = {**other._bad_by_id, **self._bad_by_id}
+
     def forget(self, sample_ids: Iterable[str]) -> None:
         """Take images that are looked at again off the list."""
         for sample_id in sample_ids:

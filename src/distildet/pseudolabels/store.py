@@ -147,16 +147,36 @@ class PseudoLabelStore:
         """
         labels: dict[str, StoredLabels] = {}
         for index in range(self.num_shards):
-            content = self._content(index)
-            if content is None:
-                missing = len(self.missing_shards())
-                raise StoreError(
-                    f"{self.folder}: {missing} of {self.num_shards} shards are missing or "
-                    f"damaged, the first being {self._shard(index).name}. Run the same labeling "
-                    "again: it makes only these."
-                )
-            labels.update(_labels_of(content))
+            labels.update(self.read_shard(index))
         return labels
+
+    def read_shard(self, index: int) -> dict[str, StoredLabels]:
+        """Read the labels of one shard, as `read`.
+
+        Raises:
+            StoreError: It is missing.
+        """
+        content = self._content(index)
+        if content is None:
+            missing = self.missing_shards()
+            raise StoreError(
+                f"{self.folder}: {len(missing)} of {self.num_shards} shards are missing or "
+                f"damaged, the first being {self._shard(missing[0]).name}. Run the same labeling "
+                "again: it makes only these."
+            )
+        return dict(_labels_of(content))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the work and of all labels.
+
+        Raises:
+            StoreError: Shards are missing.
+        """
+        shards = [self._content(index) for index in range(self.num_shards)]
+        if None in shards:
+            self.read()
+        hashes = [artefacts.fingerprint_bytes(shard) for shard in shards if shard is not None]
+        return artefacts.fingerprint_json([self._work, *hashes])
 
     def _shard(self, index: int) -> Path:
         return self.folder / "shards" / f"shard-{index:05d}.parquet"

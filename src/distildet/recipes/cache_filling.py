@@ -29,19 +29,27 @@ SHARDS_CHECKED_AT_ONCE = 8
 
 
 class CacheFilling:
-    """Shows the first teacher of a run the views of a stage, and stores what it says.
+    """Shows a teacher the views of a stage, and stores what it says.
 
     Args:
         context: Of the run.
+        teacher: Whose predictions they are; it stays as it is.
         batches: Gives views.
         batch_size: Views the teacher sees at once.
         top_k: Logits kept of a view; 0 keeps all.
     """
 
     def __init__(
-        self, context: RunContext, batches: Batches, *, batch_size: int, top_k: int
+        self,
+        context: RunContext,
+        teacher: Detector,
+        batches: Batches,
+        *,
+        batch_size: int,
+        top_k: int,
     ) -> None:
         self._context = context
+        self._teacher = teacher
         self._batches = batches
         self._batch_size = batch_size
         self._top_k = top_k
@@ -121,9 +129,7 @@ class CacheFilling:
     @cached_property
     def _detector(self) -> Detector:
         # A copy: the original must stay as other stages expect it, see `train_stage`.
-        return placed_on(
-            copy.deepcopy(self._context.teachers[0].detector).eval(), self._context.device
-        )
+        return placed_on(copy.deepcopy(self._teacher).eval(), self._context.device)
 
     @torch.inference_mode()
     def _dense(self, batch: ImageBatch) -> DensePrediction:

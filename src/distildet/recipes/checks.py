@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distildet.detectors.bundle import DECLARED_SUFFIXES, STOCK_SUFFIXES
 from distildet.errors import nearest_names
+from distildet.pseudolabels.calibrate import FITTED
 from distildet.recipes.schema import (
     LABELED_REST,
     DataConfig,
@@ -101,7 +102,7 @@ def disagreements(sections: Sections) -> list[str]:
     for index, stage in enumerate(stages):
         where = f"stages[{index}]"
         if isinstance(stage, LabelStage):
-            faults += _teacher_faults(sections, where, "a label stage")
+            faults += _labeler_faults(sections, stage, stages[:index], where)
             faults += _stream_faults(sections, stage.images, f"{where}.images")
         elif isinstance(stage, TrainStage):
             for stream in stage.images:
@@ -131,7 +132,11 @@ def _data_faults(sections: Sections) -> Iterator[str]:
 def _baseline_faults(sections: Sections) -> Iterator[str]:
     if not sections.baseline:
         return
-    if sections.teachers == ():
+    labels_itself = any(
+        stage is None or (isinstance(stage, LabelStage) and stage.by == "student")
+        for stage in sections.stages or ()
+    )
+    if sections.teachers == () and not labels_itself:
         yield (
             "baseline: found true, but there are no teachers: the student is trained on labels "
             "alone already. Set it to false, or leave it out."
@@ -143,21 +148,34 @@ def _baseline_faults(sections: Sections) -> Iterator[str]:
         )
 
 
-def _teacher_faults(sections: Sections, where: str, what: str) -> Iterator[str]:
-    count = None if sections.teachers is None else len(sections.teachers)
-    if count == 0:
-        yield f"{where}: {what} needs a teacher. Add one to `teachers`."
-    elif count is not None and count > 1:
+def _labeler_faults(
+    sections: Sections,
+    stage: LabelStage,
+    earlier: tuple[LabelStage | TrainStage | None, ...],
+    where: str,
+) -> Iterator[str]:
+    if stage.by != "student" and sections.teachers == ():
+        yield f"{where}: a label stage needs a teacher. Add one to `teachers`."
+    may_have_student = any(one is None or isinstance(one, TrainStage) for one in earlier)
+    if stage.by != "teachers" and not may_have_student:
         yield (
-            f"{where}: found {count} teachers. One teacher is supported by {what}; "
-            "remove the others from `teachers`."
+            f"{where}.by: found {stage.by!r}, but no train stage is before this one, so that there "
+            "is no student yet. Accepted: teachers, or a train stage before it."
+        )
+    if stage.calibration in FITTED and sections.data is not None and sections.data.labeled is None:
+        yield (
+            f"{where}.calibration: found {stage.calibration!r}, which is fitted on labeled images, "
+            "but there is no data.labeled. Accepted without: auto, none, rank."
         )
 
 
 def _distill_faults(sections: Sections, stage: TrainStage, where: str) -> Iterator[str]:
-    if stage.distill:
-        yield from _teacher_faults(sections, f"{where}.distill", "distillation")
-        if _is_black_box(sections):
+    count = None if sections.teachers is None else len(sections.teachers)
+    if stage.distill and count == 0:
+        yield f"{where}.distill: distillation needs a teacher. Add one to `teachers`."
+    elif stage.distill and count is not None:
+        yield from _chosen_teacher_faults(stage, count, where)
+        if _is_black_box(sections, stage.teacher):
             names = ", ".join(dict.fromkeys(entry.loss for entry in stage.distill))
             yield (
                 f"{where}.distill: found {names}, but of the teacher nothing is known but its "
@@ -171,10 +189,29 @@ def _distill_faults(sections: Sections, stage: TrainStage, where: str) -> Iterat
         )
 
 
-def _is_black_box(sections: Sections) -> bool:
-    """Tell whether the first teacher is one that gives boxes alone."""
-    first = next(iter(sections.teachers or ()), None)
-    return first is not None and not isinstance(first, BundleTeacherConfig)
+def _is_black_box(sections: Sections, place: int) -> bool:
+    """Tell whether there is a teacher at a place that gives boxes alone."""
+    there = (sections.teachers or ())[place : place + 1]
+    return any(not isinstance(config, BundleTeacherConfig) for config in there)
+
+
+def _chosen_teacher_faults(stage: TrainStage, count: int, where: str) -> Iterator[str]:
+    """Find losses whose teacher is not known, or that have other teachers than the first."""
+    last = f"0..{count - 1}" if count > 1 else "0, or nothing"
+    for place, entry in enumerate(stage.distill):
+        here = f"{where}.distill[{place}].teacher"
+        if entry.teacher is None and count > 1:
+            yield (
+                f"{here}: missing. There are {count} teachers, and a loss learns from one. Give "
+                f"its place in `teachers`: {last}."
+            )
+        elif entry.teacher is not None and entry.teacher >= count:
+            yield f"{here}: found {entry.teacher}. Accepted: {last} (the place in `teachers`)."
+        elif entry.teacher not in {None, stage.teacher}:
+            yield (
+                f"{here}: found {entry.teacher}, but a loss before it has {stage.teacher}. The "
+                "losses of a stage learn from one teacher; use another train stage for another."
+            )
 
 
 def _stream_faults(sections: Sections, stream: Stream, where: str) -> Iterator[str]:
@@ -220,7 +257,7 @@ def _init_faults(sections: Sections, index: int) -> Iterator[str]:
         )
     if stage.init == "teacher" and sections.teachers == ():
         yield f"stages[{index}].init: found 'teacher', but there are no teachers."
-    if stage.init == "teacher" and _is_black_box(sections):
+    if stage.init == "teacher" and _is_black_box(sections, stage.teacher):
         yield (
             f"stages[{index}].init: found 'teacher', but of the teacher nothing is known but its "
             "boxes: it has no weights to start from. Accepted: pretrained, previous, or a path."

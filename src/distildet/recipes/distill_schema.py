@@ -12,7 +12,15 @@ from pydantic import (
     field_validator,
 )
 
-from distildet.recipes.values import NonePossible, NotEmpty, Number, Section, Share, complete_fault
+from distildet.recipes.values import (
+    Integer,
+    NonePossible,
+    NotEmpty,
+    Number,
+    Section,
+    Share,
+    complete_fault,
+)
 
 
 def _kind_of_weight(value: Any) -> str | None:
@@ -78,6 +86,11 @@ class DistillConfig(BaseModel):
     )
     schedule: TermScheduleConfig = Field(
         default=TermScheduleConfig(), description="Course of the loss over the stage."
+    )
+    teacher: Annotated[Annotated[Integer, Field(ge=0)] | None, NonePossible] = Field(
+        default=None,
+        description="Place in `teachers`, from 0, of the teacher to learn from; needed where there "
+        "are several, and the same in all losses of a stage.",
     )
 
     @field_validator("share")

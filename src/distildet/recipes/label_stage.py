@@ -1,9 +1,9 @@
-"""The label stage: teacher's detections of every image, kept in a store."""
+"""The label stage: detections of teachers in every image, kept in a store."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -11,28 +11,33 @@ import torch
 
 from distildet import artefacts
 from distildet.classes import ClassList
-from distildet.data.dataset import Dataset, Sample
+from distildet.data.dataset import Sample
 from distildet.data.evaluation_batches import evaluation_batches, plan_batches
-from distildet.errors import DataError, StoreError
+from distildet.errors import StoreError
 from distildet.evaluation.detect_dataset import predictor
-from distildet.evaluation.label_quality import label_quality
 from distildet.ops.precision import Precision
 from distildet.ops.processes import from_first
 from distildet.ops.shared_work import on_first
+from distildet.pseudolabels.calibrate import Method
+from distildet.pseudolabels.fuse import Fusion, Source, fuse_shard
 from distildet.pseudolabels.generate import label_images
+from distildet.pseudolabels.manifest import describe_work
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
-from distildet.pseudolabels.select import choose_thresholds, score_limits
+from distildet.pseudolabels.select import choose_thresholds
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
+from distildet.recipes.fused_labels import Together, label_together
+from distildet.recipes.label_report import kept_line, quality_lines, quality_of
+from distildet.recipes.labelers import stage_labelers
 from distildet.recipes.progress import Progress
+from distildet.recipes.reused_labels import reuse_labels
 from distildet.recipes.run_context import RunContext, Teacher
-from distildet.recipes.run_folder import is_done, write_done
+from distildet.recipes.run_folder import STORE, is_done, write_done
 from distildet.recipes.schema import LabelStage
 from distildet.structures import Detections, ImageBatch
 from distildet.training.interruption import Interruption
 
 OnBadImage: TypeAlias = Literal["error", "quarantine"]
 
-STORE = "store"
 THRESHOLDS = "thresholds.json"
 SHARD_SIZE = 512
 """Images a shard: what a kill can cost is at most this many forward passes."""
@@ -87,19 +92,10 @@ def label_with(
     quarantine = _quarantine(folder, samples, on_bad_image, max_bad_fraction)
     detector = teacher.detector
     mapping = teacher.map_to(classes).labels
-    settings = {
-        "teacher": teacher.fingerprint,
-        "teacher_classes": list(detector.spec.classes),
-        "class_map": list(mapping),
-        "image_size": detector.spec.image_size,
-    }
-    if precision != "fp32":
-        # Stores of fp32 keep the fingerprint that they had before there was a choice.
-        settings["precision"] = precision
     store = on_first(
         lambda: PseudoLabelStore.create_or_resume(
             folder,
-            settings=settings,
+            settings=_settings(teacher, classes, precision),
             classes=classes,
             sample_ids=[sample.id for sample in samples],
             shard_size=shard_size,
@@ -129,6 +125,18 @@ def label_with(
             f"are not trained on; {quarantine.path} lists them with the reasons."
         )
     return store
+
+
+def _settings(teacher: Teacher, classes: ClassList, precision: Precision) -> dict[str, Any]:
+    """Return as JSON values all that the labels of a teacher depend on, but the images."""
+    settings = {
+        "teacher": teacher.fingerprint,
+        "teacher_classes": list(teacher.detector.spec.classes),
+        "class_map": list(teacher.map_to(classes).labels),
+        "image_size": teacher.detector.spec.image_size,
+    }
+    # Stores of fp32 keep the fingerprint that they had before there was a choice.
+    return settings if precision == "fp32" else {**settings, "precision": precision}
 
 
 def _quarantine(
@@ -179,45 +187,140 @@ def with_labels_of(found: Detections, mapping: Sequence[int | None]) -> Detectio
     return replace(found, labels=labels, probs=None).chosen(labels >= 0)
 
 
-def run_label_stage(context: RunContext, stage: LabelStage, folder: Path) -> None:
+def run_label_stage(
+    context: RunContext, stage: LabelStage, folder: Path, *, previous: Path | None = None
+) -> None:
     """Label the images of a stage, choose thresholds, measure what can be measured.
 
-    Consumes images and the teacher. Produces `store/`, `thresholds.json`, where images are bad
-    `quarantine.jsonl`, and where hidden human labels exist `quality.json`. A rerun goes on with
-    the first missing shard. Several processes share the labeling; the one of rank 0 does the rest.
+    Consumes images and teachers, or the student of the train stage before. Produces `store/`,
+    `thresholds.json`, where images are bad `quarantine.jsonl`, where hidden human labels exist
+    `quality.json`, and where several label or scores are calibrated what `label_together` says. A
+    rerun goes on with the first missing shard. Several processes share the labeling; the one of
+    rank 0 does the rest.
 
     Args:
         context: Of the run.
         stage: What to label.
         folder: Of the stage.
+        previous: Folder of the train stage before, if any.
     """
     if from_first(is_done(folder)):
         return
-    on_first(lambda: _reuse_other_seed(context, folder))
-    dataset = context.data.dataset(stage.images)
-    store = label_with(
-        context.teachers[0],
-        dataset.samples,
+    samples = context.data.dataset(stage.images).samples
+    together = _together(context, stage, previous)
+    label = partial(_label, context, stage)
+    sources: list[Source] = []
+    if len(together.labelers) == 1 and together.calibration == "none":
+        store = label(together.labelers[0].teacher, samples, folder / STORE)
+    else:
+        store, sources = label_together(
+            together,
+            samples,
+            folder,
+            label=label,
+            between=partial(_advance, context, f"{context.work(folder)}: fusing"),
+            progress=context.progress,
+        )
+    on_first(
+        lambda: _finish(
+            context,
+            stage,
+            folder,
+            stored=read_labels(store, samples),
+            together=together,
+            sources=sources,
+        )
+    )
+
+
+def _together(context: RunContext, stage: LabelStage, previous: Path | None) -> Together:
+    labelers = stage_labelers(context, stage, previous)
+    calibration: Method = "temperature" if context.data.labeled is not None else "rank"
+    if stage.calibration != "auto":
+        calibration = stage.calibration
+    elif len(labelers) == 1:
+        calibration = "none"
+    return Together(
+        labelers=labelers,
+        classes=context.classes,
+        calibration=calibration,
+        fusion=Fusion(
+            method=stage.fusion.method,
+            iou=stage.fusion.iou,
+            duplicates_iou=stage.fusion.duplicates_iou,
+        ),
+        labeled=context.data.labeled,
+        max_bad_fraction=stage.max_bad_fraction,
+    )
+
+
+def _label(
+    context: RunContext,
+    stage: LabelStage,
+    teacher: Teacher,
+    samples: Sequence[Sample],
+    folder: Path,
+) -> PseudoLabelStore:
+    """Fill the store of one teacher in a folder of the stage."""
+    wanted = describe_work(
+        _settings(teacher, context.classes, context.precision),
         context.classes,
-        folder / STORE,
+        [sample.id for sample in samples],
+        SHARD_SIZE,
+    )
+    on_first(lambda: reuse_labels(context, stage, wanted, folder))
+    return label_with(
+        teacher,
+        samples,
+        context.classes,
+        folder,
         batch_size=stage.batch_size,
         workers=context.recipe.data.workers,
         device=context.device,
         interruption=context.interruption,
         progress=context.progress,
-        work=context.work(folder),
+        work=context.work(folder.parent),
         precision=context.precision,
         on_bad_image=stage.on_bad_image,
         max_bad_fraction=stage.max_bad_fraction,
     )
-    on_first(lambda: _finish(context, stage, folder, read_labels(store, dataset.samples)))
+
+
+def _advance(context: RunContext, work: str, done: int, total: int) -> None:
+    context.interruption.raise_if_requested()
+    context.progress.advance(work, done, total)
 
 
 def _finish(
-    context: RunContext, stage: LabelStage, folder: Path, stored: Mapping[str, StoredLabels]
+    context: RunContext,
+    stage: LabelStage,
+    folder: Path,
+    *,
+    stored: Mapping[str, StoredLabels],
+    together: Together,
+    sources: Sequence[Source],
 ) -> None:
     """Choose thresholds, measure what can be measured, and mark the stage as done."""
-    thresholds = choose_thresholds(
+    thresholds = _thresholds(context, stage, stored)
+    artefacts.write_json(folder / THRESHOLDS, thresholds)
+    context.progress.message(kept_line(folder, stored, thresholds, context.classes))
+    quality = quality_of(context.data.hidden, stored, thresholds, context.classes)
+    if quality is not None:
+        if len(sources) > 1:
+            quality["teachers"] = [
+                _quality_alone(context, stage, source, one.name, together.fusion)
+                for one, source in zip(together.labelers, sources, strict=True)
+            ]
+        artefacts.write_json(folder / "quality.json", quality)
+        for line in quality_lines(quality):
+            context.progress.message(line)
+    write_done(folder, {"images": len(stored)})
+
+
+def _thresholds(
+    context: RunContext, stage: LabelStage, stored: Mapping[str, StoredLabels]
+) -> dict[str, float]:
+    return choose_thresholds(
         stored,
         context.classes,
         threshold=stage.threshold,
@@ -225,89 +328,19 @@ def _finish(
         fallback=stage.fallback_threshold,
         ignore_floor=stage.ignore_floor,
     )
-    artefacts.write_json(folder / THRESHOLDS, thresholds)
-    context.progress.message(_kept_line(folder, stored, thresholds, context.classes))
-    quality = _quality(context.data.hidden, stored, thresholds, context.classes)
-    if quality is not None:
-        artefacts.write_json(folder / "quality.json", quality)
-        context.progress.message(_quality_line(quality))
-    write_done(folder, {"images": len(stored)})
 
 
-def _reuse_other_seed(context: RunContext, folder: Path) -> None:
-    """Copy the finished store of another seed: labels do not depend on the seed."""
-    if (folder / STORE).exists():
-        return
-    for other in sorted(context.out.glob(f"seed-*/{folder.name}")):
-        if other != folder and is_done(other):
-            # The list before the store: a kill in between must not leave a store without it.
-            if (other / QUARANTINE).exists():
-                artefacts.write_bytes(folder / QUARANTINE, (other / QUARANTINE).read_bytes())
-            with artefacts.new_folder(folder / STORE) as temporary:
-                shutil.copytree(other / STORE, temporary, dirs_exist_ok=True)
-            return
+def _quality_alone(
+    context: RunContext, stage: LabelStage, source: Source, name: str, fusion: Fusion
+) -> dict[str, Any]:
+    """Measure the calibrated labels of one teacher, with thresholds of their own."""
+    stored = fuse_shard([source.store.read()], [source], fusion)
+    thresholds = _thresholds(context, stage, stored)
+    measured = quality_of(context.data.hidden, stored, thresholds, context.classes, source.known)
+    return {"name": name, "num_classes": int(source.known.sum()), **(measured or {})}
 
 
 def read_thresholds(folder: Path) -> dict[str, float]:
     """Return class name -> threshold of a finished label stage."""
     thresholds: dict[str, float] = json.loads((folder / THRESHOLDS).read_text(encoding="utf-8"))
     return thresholds
-
-
-def _quality(
-    hidden: Dataset | None,
-    stored: Mapping[str, StoredLabels],
-    thresholds: Mapping[str, float],
-    classes: ClassList,
-) -> dict[str, Any] | None:
-    if hidden is None:
-        return None
-    known = replace(hidden, samples=tuple(s for s in hidden.samples if s.id in stored))
-    if not len(known):
-        return None
-    limits = score_limits(thresholds, classes)
-    kept = {}
-    for sample in known.samples:
-        found = stored[sample.id].detections
-        kept[sample.id] = found.chosen(found.scores >= limits[found.labels])
-    return label_quality(known, kept)
-
-
-def _kept_line(
-    folder: Path,
-    stored: Mapping[str, StoredLabels],
-    thresholds: Mapping[str, float],
-    classes: ClassList,
-) -> str:
-    """Say how much is left to learn from.
-
-    Raises:
-        DataError: Nothing.
-    """
-    limits = score_limits(thresholds, classes)
-    counts = [
-        int((entry.detections.scores >= limits[entry.detections.labels]).sum())
-        for entry in stored.values()
-    ]
-    scope = f"{min(thresholds.values()):.2f} to {max(thresholds.values()):.2f}"
-    if not sum(counts):
-        raise DataError(
-            f"{folder}: the teacher has no box at or above the thresholds ({scope}) in "
-            f"{len(counts)} images, so there is nothing to learn from. Look at the teacher with "
-            "`distildet predict`, or choose a new run folder (--out) and lower the label stage's "
-            "threshold or, where that is auto, fallback_threshold."
-        )
-    return (
-        f"Pseudo labels: {sum(counts)} boxes on {sum(map(bool, counts))} of {len(counts)} images, "
-        f"thresholds {scope}."
-    )
-
-
-def _quality_line(quality: Mapping[str, Any]) -> str:
-    def percent(value: float | None) -> str:
-        return "not measured" if value is None else f"{100 * value:.1f} %"
-
-    return (
-        "Pseudo labels against the hidden human labels: precision "
-        f"{percent(quality['precision'])}, recall {percent(quality['recall'])} (IoU 0.5)."
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distildet.classes import ClassList
+from distildet.classes import ClassList, join_classes
 from distildet.detectors.bundle import build_detector
 from distildet.errors import ClassMapError, ConfigError, DistildetError
 from distildet.losses.base import misfit
@@ -17,7 +17,7 @@ from distildet.pseudolabels.select import choose_thresholds
 from distildet.recipes.declared import teacher_of
 from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
-from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_context import RunContext, Teacher, share_classes
 from distildet.recipes.run_data import RunData, load_run_data
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage
 from distildet.recipes.student import initial_student, student_options
@@ -71,6 +71,7 @@ def prepare(
         raise faults.error()
     with faults.collected():
         data.require_images(recipe.stages)
+    share_classes(teachers, classes)
     for index, teacher in enumerate(teachers):
         with faults.collected(f"teachers[{index}]"):
             if teacher is not None:
@@ -169,11 +170,14 @@ def _loaded(config: AnyTeacherConfig) -> Teacher:
 def _classes(
     data: RunData | None, teachers: Sequence[Teacher | None], faults: _Faults
 ) -> ClassList | None:
-    """Return the student's classes: those of the data, or of the first teacher."""
+    """Return the student's classes: those of the data, or all that some teacher has."""
     if data is not None and data.classes is not None:
         return data.classes
     if teachers:
-        return None if teachers[0] is None else teachers[0].detector.spec.classes
+        loaded = [teacher for teacher in teachers if teacher is not None]
+        if len(loaded) < len(teachers):
+            return None
+        return join_classes([teacher.classes_and_map for teacher in loaded])
     with faults.collected():
         if data is not None:
             raise ConfigError(
@@ -227,9 +231,9 @@ def _refuse_misfits(
     if not stage.distill:
         return
     try:
-        teacher = context.teachers[0].spec_for(context.classes)
+        teacher = context.teachers[stage.teacher].spec_for(context.classes)
     except ClassMapError:  # told of the teacher: what else a loss finds is told beside it
-        teacher = replace(context.teachers[0].detector.spec, classes=student.classes)
+        teacher = replace(context.teachers[stage.teacher].detector.spec, classes=student.classes)
     for index, entry in enumerate(stage.distill):
         with faults.collected(f"{place}.distill[{index}]"):
             term = term_settings(entry)
@@ -241,6 +245,12 @@ def _refuse_misfits(
 
 
 def _tell_classes(context: RunContext) -> None:
+    """Tell which classes belong together, and where no human labels say what they are."""
+    if context.teachers and context.data.labeled is None:
+        context.progress.message(
+            "There are no labeled images: no stage learns from human labels, and no baseline is "
+            "trained."
+        )
     for teacher in context.teachers:
         mapping = teacher.map_to(context.classes)
         if mapping.source != mapping.target:

@@ -25,6 +25,7 @@ from distildet.recipes.run_folder import (
     arm_folder,
     last_train_folder,
     read_done,
+    teacher_folders,
     train_folders,
 )
 from distildet.recipes.schema import Recipe, without_teachers
@@ -63,11 +64,9 @@ def build_result(context: RunContext) -> dict[str, Any]:
     with artefacts.new_folder(context.out / STUDENT) as temporary:
         shutil.copytree(best_folder / STUDENT, temporary, dirs_exist_ok=True)
     models: dict[str, Any] = {}
-    if context.teachers:
-        models[TEACHER] = _model(
-            _evaluations(validation, [context.out / TEACHER]),
-            _cost(context, context.teachers[0].detector),
-        )
+    teachers, best_teacher = _teachers(context)
+    if teachers:
+        models[TEACHER] = teachers[best_teacher]
     cost = _cost(context, load_detector(context.out / STUDENT))
     for arm in reversed(arms):
         models[arm] = _model(evaluations[arm], cost)
@@ -81,6 +80,7 @@ def build_result(context: RunContext) -> dict[str, Any]:
         "name": recipe.name,
         "seeds": list(recipe.seeds),
         "models": models,
+        **({"teachers": teachers, "best_teacher": best_teacher} if len(teachers) > 1 else {}),
         "gain": {name: _interval(interval) for name, interval in gain.items()},
         "verdict": verdict(gain.get("AP")),
         "not_measured": _not_measured(context),
@@ -165,6 +165,19 @@ def _model(evaluations: Sequence[Evaluation], cost: Mapping[str, Any]) -> dict[s
     }
 
 
+def _teachers(context: RunContext) -> tuple[list[dict[str, Any]], int]:
+    """Return what was measured of each teacher, and the place of the best, or of the first."""
+    evaluations = [
+        _evaluations(context.data.validation, [folder])
+        for folder in teacher_folders(context.out, len(context.teachers))
+    ]
+    models = [
+        _model(own, _cost(context, teacher.detector))
+        for own, teacher in zip(evaluations, context.teachers, strict=True)
+    ]
+    return models, _best([own[0] for own in evaluations if own])
+
+
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for name in rows[0]:
@@ -216,7 +229,8 @@ def _not_measured(context: RunContext) -> list[str]:
     if context.data.validation is None:
         reasons.append("metrics: the recipe has no data.validation")
     if not context.recipe.baseline:
-        reasons.append("gain: the recipe has no baseline")
+        why = "" if context.data.labeled is not None else ", which learns from data.labeled"
+        reasons.append(f"gain: the recipe has no baseline{why}")
     return reasons
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from distildet.classes import ClassList, ClassMap, map_classes
+from distildet.classes import ClassList, ClassMap, map_classes, map_labels
 from distildet.data.pixel_cache import PixelCache
 from distildet.detectors.base import Detector
 from distildet.detectors.black_box import BlackBoxDetector
@@ -57,6 +57,8 @@ class Teacher:
             self.fingerprint = bundle_fingerprint(source, classes=classes, image_size=image_size)
             self._load = partial(load_detector, source, classes=classes, image_size=image_size)
         self._detector: Detector | None = None
+        self.known_elsewhere: frozenset[str] = frozenset()
+        """Student's classes that other teachers have; see `share_classes`."""
 
     @property
     def detector(self) -> Detector:
@@ -96,7 +98,13 @@ class Teacher:
             classes,
             given=self._class_map,
             unknown=self._unknown_classes,
+            elsewhere=self.known_elsewhere,
         )
+
+    @property
+    def classes_and_map(self) -> tuple[ClassList, Mapping[str, str]]:
+        """Its classes, and what the recipe says that they stand for."""
+        return self.detector.spec.classes, self._class_map or {}
 
     def spec_for(self, classes: ClassList) -> DetectorSpec:
         """Return its facts for a loss, with its classes named as those of the student.
@@ -113,6 +121,27 @@ def _facts(detector: Detector) -> tuple[str, str]:
     if isinstance(detector, BlackBoxDetector):
         return detector.name, detector.fingerprint
     return detector.spec.family, detector_fingerprint(detector)
+
+
+def share_classes(teachers: Sequence[Teacher | None], classes: ClassList) -> None:
+    """Tell each teacher which of the student's classes others have, so that it may lack them.
+
+    Args:
+        teachers: All of them; one that could not be loaded may have any class.
+        classes: Of the student.
+    """
+    known = [
+        set(classes) if teacher is None else _known(*teacher.classes_and_map, classes)
+        for teacher in teachers
+    ]
+    for place, teacher in enumerate(teachers):
+        if teacher is not None:
+            others = known[:place] + known[place + 1 :]
+            teacher.known_elsewhere = frozenset[str]().union(*others)
+
+
+def _known(own: ClassList, given: Mapping[str, str], classes: ClassList) -> set[str]:
+    return {classes[label] for label in map_labels(own, classes, given) if label is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ STUDENT = "student"
 BASELINE = "baseline"
 TEACHER = "teacher"
 DETECTIONS = "detections.json"
+STORE = "store"
 # Settings that may differ when a run is continued: they do not change what a seed computes. Those
 # of label stages decide whether bad images end the run, not what is made of the others.
 CONTINUABLE = re.compile(r"seeds|data\.workers|stages\[\d+\]\.(on_bad_image|max_bad_fraction)")
@@ -186,7 +187,7 @@ def read_json(path: Path) -> Any:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of a killed process from the places that a run writes to."""
-    for place in (folder, folder / TEACHER, *folder.glob("seed-*/**/")):
+    for place in (folder, *folder.glob(f"{TEACHER}/**/"), *folder.glob("seed-*/**/")):
         artefacts.remove_partial(place)
 
 
@@ -248,6 +249,17 @@ def read_done(folder: Path) -> dict[str, Any]:
 def write_done(folder: Path, noted: Mapping[str, Any]) -> None:
     """Mark a stage as finished; nothing of it is written after this."""
     artefacts.write_json(folder / DONE, noted)
+
+
+def teacher_folders(out: Path, count: int) -> list[Path]:
+    """Return the folder of what is measured of each teacher.
+
+    Args:
+        out: The run folder.
+        count: Of teachers; one has `teacher/`, several have `teacher/0/` and so on.
+    """
+    folder = out / TEACHER
+    return [folder] if count == 1 else [folder / str(place) for place in range(count)]
 
 
 def arm_folder(out: Path, seed: int, arm: str) -> Path:

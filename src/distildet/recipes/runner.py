@@ -32,7 +32,6 @@ from distildet.recipes.run_folder import (
     RESULT,
     SETTINGS,
     STUDENT,
-    TEACHER,
     WEIGHTS,
     arm_folder,
     changed_settings,
@@ -45,6 +44,7 @@ from distildet.recipes.run_folder import (
     remove_leftovers,
     settings_of,
     stage_folder,
+    teacher_folders,
 )
 from distildet.recipes.schema import LabelStage, Recipe, TrainStage, without_teachers
 from distildet.recipes.train_stage import EVALUATION_BATCH, run_train_stage
@@ -120,7 +120,7 @@ def run_recipe(
                 for seed in recipe.seeds:
                     for arm in _arms(context, seed):
                         _run_arm(context, arm, seed)
-                _detect_teacher(context)
+                _detect_teachers(context)
             return on_first(lambda: _written_result(context))
 
 
@@ -218,12 +218,12 @@ def _arms(context: RunContext, seed: int) -> list[_Arm]:
 
 def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
     previous: Path | None = None
-    labels: tuple[Path, LabelStage] | None = None
+    labels: list[tuple[Path, LabelStage]] = []
     for index, (stage, steps) in enumerate(zip(arm.stages, arm.steps, strict=True)):
         folder = stage_folder(arm.folder, index, stage)
         if isinstance(stage, LabelStage):
-            run_label_stage(context, stage, folder)
-            labels = (folder, stage)
+            run_label_stage(context, stage, folder, previous=previous)
+            labels.append((folder, stage))
         elif steps is not None:
             run_train_stage(
                 context,
@@ -239,9 +239,10 @@ def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
         _detect_student(context, previous / STUDENT, arm.folder / DETECTIONS)
 
 
-def _detect_teacher(context: RunContext) -> None:
-    for teacher in context.teachers:
-        path = context.out / TEACHER / DETECTIONS
+def _detect_teachers(context: RunContext) -> None:
+    places = teacher_folders(context.out, len(context.teachers))
+    for teacher, folder in zip(context.teachers, places, strict=True):
+        path = folder / DETECTIONS
         if context.data.validation is not None and not from_first(path.exists()):
             labels = teacher.map_to(context.classes).labels
             _detect(context, teacher.detector, path, labels)

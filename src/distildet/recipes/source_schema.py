@@ -153,7 +153,12 @@ class TeacherConfig(Section):
     unknown_classes: tuple[str, ...] = Field(
         default=(),
         description="Student's classes that the teacher does not have: where it labels, these are "
-        "left out of the losses instead of being taught as background.",
+        "left out of the losses instead of being taught as background. Of several teachers only "
+        "classes that none of them has need to be listed.",
+    )
+    trust: Annotated[Number, Field(gt=0)] = Field(
+        default=1.0,
+        description="Say of this teacher beside the others' where several label, > 0.",
     )
 
 

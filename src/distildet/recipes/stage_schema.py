@@ -31,11 +31,42 @@ def _numbers(threshold: str | float | Mapping[str, float]) -> list[float]:
     return [] if isinstance(threshold, str) else [threshold]
 
 
-class LabelStage(Section):
-    """Stage in which the teacher labels images."""
+class FusionConfig(Section):
+    """How the boxes of several teachers become one set."""
 
-    stage: Literal["label"] = Field(description="label: the teacher labels images.")
+    method: Literal["wbf", "nms"] = Field(
+        default="wbf",
+        description="wbf (the mean of the boxes of an object, its score a mean over the teachers "
+        "that know the class) or nms (the strongest box of an object, as it is).",
+    )
+    iou: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.55, description="Overlap above which boxes of a class are one object."
+    )
+    duplicates_iou: Annotated[Number, Field(gt=0, le=1)] = Field(
+        default=0.9,
+        description="Of boxes of any classes that overlap more than this the best score stays; "
+        "1 = off.",
+    )
+
+
+class LabelStage(Section):
+    """Stage in which teachers, or the student so far, label images."""
+
+    stage: Literal["label"] = Field(description="label: teachers or student label images.")
     images: Stream = Field(default="all", description="Which images: unlabeled, labeled or all.")
+    by: Literal["teachers", "student", "all"] = Field(
+        default="teachers",
+        description="Who labels: teachers, student (of the train stage before), or all of them.",
+    )
+    calibration: Literal["auto", "none", "temperature", "isotonic", "rank"] = Field(
+        default="auto",
+        description="How scores are made comparable before several label together: none; "
+        "temperature or isotonic (curves fitted on the labeled images); rank (the scale of all, by "
+        "rank); auto: none for one, else temperature, or rank without labeled images.",
+    )
+    fusion: FusionConfig = Field(
+        default=FusionConfig(), description="How the boxes of several become one set."
+    )
     threshold: Threshold = Field(
         default="auto",
         description="Score from which a detection becomes a target: auto (for each class as many "
@@ -50,7 +81,7 @@ class LabelStage(Section):
         default=0.4, description="Threshold of classes for which there is no other."
     )
     batch_size: Annotated[Integer, Field(ge=1)] = Field(
-        default=16, description="Images the teacher sees at once."
+        default=16, description="Images a teacher sees at once."
     )
     weighting: Literal["hard", "score", "soft"] = Field(
         default="hard",
@@ -179,7 +210,8 @@ class TrainStage(Section):
     init: Init = Field(
         default="previous",
         description="Weights to start from: previous (stage), pretrained (backbone), teacher (neck "
-        "and head, where shapes agree), or a path. The first train stage starts from pretrained "
+        "and head, where shapes agree; of several that of the losses, or the first), or a path. "
+        "The first train stage starts from pretrained "
         "unless something else is given.",
     )
     epochs: Annotated[Annotated[Number, Field(gt=0)] | None, NonePossible] = Field(
@@ -280,6 +312,11 @@ class TrainStage(Section):
         if batch_size % value:
             raise complete_fault(f"found {value}. Accepted: a divisor of batch_size {batch_size}.")
         return value
+
+    @property
+    def teacher(self) -> int:
+        """Place in `teachers` of the one that the losses learn from, and init copies."""
+        return next((t.teacher for t in self.distill if t.teacher is not None), 0)
 
     def counts(self) -> dict[Stream, int]:
         """Return how many images of each stream a batch has, by largest remainder."""

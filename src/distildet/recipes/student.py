@@ -71,7 +71,7 @@ def initial_student(
         **student_options(config),
     )
     if stage.init == "teacher":
-        _copy_neck_and_head(context.teachers[0].detector, student, context)
+        _copy_neck_and_head(context.teachers[stage.teacher].detector, student, context)
     elif isinstance(stage.init, Path):
         _copy_all(load_detector(stage.init), student, stage.init, context)
     return student

@@ -65,6 +65,7 @@ def cached_teacher(
     steps: int,
     augmentation: Augmentation | None,
     batch_size: int,
+    place: int = 0,
 ) -> CachedTeacher:
     """Return the teacher of a stage after storing what it says about every view of it.
 
@@ -81,6 +82,7 @@ def cached_teacher(
         steps: Optimiser steps of the stage.
         augmentation: How far views vary.
         batch_size: Views the teacher sees at once.
+        place: Of the teacher in the recipe's `teachers`.
 
     Raises:
         DataError: An image cannot be decoded, or the teacher returns numbers that are not finite.
@@ -88,7 +90,7 @@ def cached_teacher(
             was complete is intact.
         StoreError: The folder holds the cache of another teacher or setting.
     """
-    teacher = context.teachers[0]
+    teacher = context.teachers[place]
     draws = fixed_views(streams, seed=seed, steps=steps, num_views=config.views)
     image_size = context.recipe.data.image_size
     settings = {
@@ -107,6 +109,7 @@ def cached_teacher(
         context.progress.message(_why_nothing_is_saved(passes))
     filling = CacheFilling(
         context,
+        teacher.detector,
         lambda parts: view_batches(
             [[draws[place] for place in part] for part in parts],
             image_size=image_size,

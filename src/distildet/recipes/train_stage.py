@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distildet.data.dataset import Dataset
 from distildet.data.loader import Stream, TrainingSample, targets_from_annotations, training_batches
 from distildet.data.transforms import Augmentation
@@ -26,10 +24,11 @@ from distildet.recipes.cache_schema import TeacherCacheConfig
 from distildet.recipes.chosen_objects import draw_chosen
 from distildet.recipes.distill_terms import build_terms, term_settings
 from distildet.recipes.kept_images import keep_decoded
-from distildet.recipes.label_stage import STORE, read_thresholds
+from distildet.recipes.label_stage import read_thresholds
+from distildet.recipes.labelers import known_classes
 from distildet.recipes.observed_images import ObservedViews, observed_draws
 from distildet.recipes.run_context import RunContext
-from distildet.recipes.run_folder import STUDENT, is_done, write_done
+from distildet.recipes.run_folder import STORE, STUDENT, is_done, write_done
 from distildet.recipes.schema import LabelStage, TrainStage
 from distildet.recipes.stage_remarks import (
     batch_norm_remarks,
@@ -37,6 +36,7 @@ from distildet.recipes.stage_remarks import (
     loss_remarks,
     weight_remarks,
 )
+from distildet.recipes.streams import LABELED_BY
 from distildet.recipes.streams import Stream as StreamName
 from distildet.recipes.student import initial_student
 from distildet.recipes.teacher_cache import cached_teacher, remove_cache
@@ -56,16 +56,16 @@ def run_train_stage(
     seed: int,
     steps: int,
     previous: Path | None,
-    labels: tuple[Path, LabelStage] | None,
+    labels: Sequence[tuple[Path, LabelStage]],
 ) -> None:
     """Train the student through one stage.
 
-    Consumes the previous stage's bundle, the label stage's store, and the teacher where the stage
-    distills. Produces `student/` (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`,
-    `prototypes/` with a picture of each class where a loss chooses objects, and until it is done
-    `teacher-cache/` where the recipe asks for it. A rerun goes on from the newest checkpoint that
-    verifies. Every process of a run comes here; that of rank 0 writes, and each its share of the
-    teacher cache.
+    Consumes the previous stage's bundle, for each stream with pseudo targets the store of the last
+    label stage with its images, and the teacher where the stage distills. Produces `student/`
+    (bundle with averaged weights), `checkpoints/`, `metrics.jsonl`, `prototypes/` with a picture of
+    each class where a loss chooses objects, and until it is done `teacher-cache/` where the recipe
+    asks for it. A rerun goes on from the newest checkpoint that verifies. Every process of a run
+    comes here; that of rank 0 writes, and each its share of the teacher cache.
 
     Args:
         context: Of the run.
@@ -74,7 +74,7 @@ def run_train_stage(
         seed: Of this run.
         steps: Optimiser steps.
         previous: Folder of the train stage before, if any.
-        labels: Folder and settings of the label stage before, if any.
+        labels: Folder and settings of each label stage before, in order.
     """
     if from_first(is_done(folder)):
         on_first(lambda: remove_cache(folder))
@@ -94,7 +94,7 @@ def run_train_stage(
     tell_all = partial(_tell, context, work)
     tell_all(batch_norm_remarks(student, stage.batch_norm, stage.batch_size // stage.accumulate))
     teacher = _teacher(context, stage, streams, folder, settings)
-    task = _task(context, student, teacher, settings)
+    task = _task(context, stage, student, teacher, settings)
     tell_all(loss_remarks(task))
     observed = _observed_views(context, stage, streams, task, settings)
     trainer = Trainer(
@@ -173,11 +173,15 @@ def _finish(
 
 
 def _task(
-    context: RunContext, student: Detector, teacher: Detector | None, settings: TrainSettings
+    context: RunContext,
+    stage: TrainStage,
+    student: Detector,
+    teacher: Detector | None,
+    settings: TrainSettings,
 ) -> Task:
     if teacher is None:
         return Task(student)
-    spec = context.teachers[0].spec_for(context.classes)
+    spec = context.teachers[stage.teacher].spec_for(context.classes)
     return Task(student, teacher, build_terms(settings, student.spec, spec))
 
 
@@ -226,10 +230,11 @@ def _teacher(
             steps=settings.steps,
             augmentation=_augmentation(stage),
             batch_size=stage.batch_size // stage.accumulate,
+            place=stage.teacher,
         )
     # A copy: a stage that is done already when a run goes on would not have moved the original to
     # this device and memory layout, and later stages would round in another way.
-    return copy.deepcopy(context.teachers[0].detector)
+    return copy.deepcopy(context.teachers[stage.teacher].detector)
 
 
 def validation_metrics(context: RunContext, detector: Detector) -> Mapping[str, float | None]:
@@ -251,16 +256,17 @@ def _stream(
     context: RunContext,
     stage: TrainStage,
     name: StreamName,
-    labels: tuple[Path, LabelStage] | None,
+    labels: Sequence[tuple[Path, LabelStage]],
     seed: int,
 ) -> Stream:
     dataset = context.data.dataset(name)
+    fitting = [one for one in labels if one[1].images in LABELED_BY[name]]
     if stage.targets[name] == "human":
         samples = _human(dataset, len(context.classes))
-    elif labels is None:
+    elif not fitting:
         raise ConfigError(f"targets.{name} is 'pseudo' but no label stage comes before.")
     else:
-        samples = _pseudo(context, dataset, *labels, seed=seed)
+        samples = _pseudo(context, dataset, *fitting[-1], seed=seed)
     if not samples:
         raise DataError(
             f"Stream {name!r} has no image left to train on. For pseudo labels: choose a new run "
@@ -283,14 +289,13 @@ def _pseudo(
     context: RunContext, dataset: Dataset, folder: Path, stage: LabelStage, *, seed: int
 ) -> list[TrainingSample]:
     stored = PseudoLabelStore.open(folder / STORE).read()
-    known = torch.tensor(context.teachers[0].map_to(context.classes).known)
     targets = select_targets(
         stored,
         read_thresholds(folder),
         context.classes,
         ignore_floor=stage.ignore_floor,
         weighting=stage.weighting,
-        known_classes=known,
+        known_classes=known_classes(context, stage),
     )
     kept = set(keep_images(targets, keep_empty=stage.keep_empty, seed=seed))
     return [

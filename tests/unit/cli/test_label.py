@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -223,3 +224,75 @@ def test_a_folder_that_others_hold_ends_both_processes(label, tmp_path, in_proce
 
     assert [type(error) for error in results] == [ConfigError] * 2
     assert "since it is not empty (it has 'mine.txt')" in str(results[1])
+
+
+@pytest.fixture
+def other_teacher(tmp_path):
+    """Save a teacher that takes every anchor for a bus or a car; it must stand after `label`."""
+    torch.manual_seed(1)
+    detector = build_detector(
+        "retinanet",
+        classes=ClassList(("bus", "Car")),
+        backbone="test_efficientnet",
+        image_size=64,
+        neck_channels=8,
+        head_depth=1,
+    )
+    torch.nn.init.zeros_(detector.head.classification_head.predictor.bias)
+    save_detector(detector, tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+def test_two_teachers_label_together_with_the_classes_of_both(label, other_teacher, tmp_path):
+    assert label("--with", other_teacher).exit_code == 0
+
+    document = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert [category["name"] for category in document["categories"]] == ["car", "bus"]
+    assert {box["category_id"] for box in document["annotations"]} == {
+        category["id"] for category in document["categories"]
+    }
+    places = {str(path.relative_to(tmp_path)) for path in (tmp_path / "out").rglob("manifest.json")}
+    assert places == {
+        f"out/{place}/manifest.json" for place in ("store", "teachers/0/store", "teachers/1/store")
+    }
+
+
+def test_another_fusion_keeps_the_labels_of_the_teachers(label, other_teacher, tmp_path):
+    label("--with", other_teacher)
+    kept = (tmp_path / "out" / "teachers" / "0" / "store" / "manifest.json").stat().st_mtime_ns
+    before = (tmp_path / "out" / "labels.json").read_bytes()
+
+    done = label("--with", other_teacher, "--fusion", "nms", "--calibration", "none")
+
+    assert done.exit_code == 0
+    now = (tmp_path / "out" / "teachers" / "0" / "store" / "manifest.json").stat().st_mtime_ns
+    assert now == kept
+    assert (tmp_path / "out" / "labels.json").read_bytes() != before
+
+
+def test_labels_of_two_teachers_go_on_before_they_are_fused(label, other_teacher, tmp_path):
+    label("--with", other_teacher)
+    expected = (tmp_path / "out" / "labels.json").read_bytes()
+    shutil.rmtree(tmp_path / "out" / "store")
+    shutil.rmtree(tmp_path / "out" / "teachers" / "1")
+
+    assert label("--with", other_teacher).exit_code == 0
+    assert (tmp_path / "out" / "labels.json").read_bytes() == expected
+
+
+def test_a_store_of_one_teacher_is_not_taken_for_that_of_two(label, other_teacher):
+    label()
+
+    refused = label("--with", other_teacher)
+
+    assert isinstance(refused.exception, StoreError)
+    assert "settings.fusion was None" in str(refused.exception)
+
+
+def test_a_folder_of_the_user_that_is_called_like_ours_is_refused(label, other_teacher, tmp_path):
+    (tmp_path / "out" / "teachers" / "my notes").mkdir(parents=True)
+
+    refused = label("--with", other_teacher)
+
+    assert isinstance(refused.exception, ConfigError)
+    assert "is not empty (it has 'teachers')" in str(refused.exception)

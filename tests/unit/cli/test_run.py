@@ -28,6 +28,25 @@ def test_a_result_is_shown_as_a_row_a_model_the_gain_and_the_verdict():
     ]
 
 
+def test_of_several_teachers_each_has_a_row():
+    result = {
+        "models": {"teacher": MODEL},
+        "teachers": [{**MODEL, "metrics": None}, MODEL],
+        "gain": {},
+        "verdict": "tie",
+        "seeds": [0],
+        "not_measured": [],
+    }
+
+    lines = result_lines(result, Path("runs/a"))
+
+    assert [line[:24].split() for line in lines[1:4]] == [
+        ["teacher", "0", "-", "-"],
+        ["teacher", "1", "50.0", "75.0"],
+        ["teacher", "50.0", "75.0"],
+    ]
+
+
 def test_what_was_not_measured_is_said():
     result = {
         "models": {"student": {**MODEL, "metrics": None}},

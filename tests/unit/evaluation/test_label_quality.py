@@ -4,7 +4,7 @@ import pytest
 
 from distildet.data.dataset import Dataset
 from distildet.errors import DataError
-from distildet.evaluation.label_quality import label_quality
+from distildet.evaluation.label_quality import judge, label_quality
 
 
 def quality(found: int, num_labels: int, num_objects: int) -> dict[str, float | int | None]:
@@ -159,3 +159,25 @@ def test_image_without_pseudo_label_entry_is_named(annotations, dataset_of):
 def test_dataset_without_classes_is_refused():
     with pytest.raises(DataError, match="no class list"):
         label_quality(Dataset(samples=()), {})
+
+
+def test_each_detection_is_judged_right_or_wrong(annotations, dataset_of, detections_of):
+    # The first takes the cat, the second comes too late for it, the third is no dog. The fourth
+    # lies in a crowd and is neither right nor wrong.
+    dataset = dataset_of(
+        {
+            "a": annotations([[0, 0, 10, 10]], [0]),
+            "b": annotations([[0, 0, 40, 40]], [0], crowd=[True]),
+        }
+    )
+    found = {
+        "a": detections_of(
+            [[0, 0, 10, 9], [0, 0, 10, 10], [0, 0, 10, 10]], [0, 0, 1], [0.75, 0.5, 0.25]
+        ),
+        "b": detections_of([[5, 5, 10, 10]], [0], [0.125]),
+    }
+
+    judged = judge(dataset, found)
+
+    rows = zip(judged.scores, judged.labels, judged.is_right, strict=True)
+    assert sorted(rows, reverse=True) == [(0.75, 0, True), (0.5, 0, False), (0.25, 1, False)]

@@ -25,6 +25,22 @@ def make(tmp_path):
     return make_quarantine
 
 
+def test_a_list_takes_over_what_another_has(make, tmp_path):
+    other = make()
+    other.add("b.jpg", "teacher", "b.jpg: not finite")
+    other.add("a.jpg", "decode", "a.jpg: damaged")
+    quarantine = make()
+    quarantine.add("b.jpg", "decode", "b.jpg: damaged")
+
+    quarantine.take_over(other)
+    quarantine.write()
+
+    lines = [json.loads(line) for line in quarantine.path.read_text().splitlines()]
+    assert [(line["file"], line["stage"]) for line in lines] == [
+        ("a.jpg", "decode"), ("b.jpg", "decode")
+    ]  # fmt: skip
+
+
 def test_a_line_has_file_stage_error_size_and_hash(make):
     quarantine = make()
     quarantine.add("b.jpg", "decode", "b.jpg: the image is damaged.")

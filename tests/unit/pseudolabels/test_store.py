@@ -271,3 +271,22 @@ def test_full_disk_leaves_earlier_shards_and_no_half_one(full_store, shards, sma
 
     assert content_of(full_store.folder) == before
     assert full_store.missing_shards() == [0]
+
+
+def test_the_fingerprint_tells_other_labels(full_store, labels_of):
+    before = full_store.fingerprint()
+
+    full_store.write_shard(1, {"c.jpg": labels_of([(5, 6, 7, 8)], [0.7], [1])})
+
+    assert full_store.fingerprint() != before
+    full_store.write_shard(1, {"c.jpg": labels_of([(5, 6, 7, 8)], [0.8], [1])})
+    assert full_store.fingerprint() == before
+
+
+def test_a_store_that_is_not_complete_has_no_fingerprint(tmp_path, make_store, shards):
+    store = make_store(tmp_path / "store")
+    store.write_shard(1, shards[1])
+
+    with pytest.raises(StoreError, match=r"1 of 2 shards are missing or damaged, the first being"):
+        store.fingerprint()
+    assert list(store.read_shard(1)) == ["c.jpg"]

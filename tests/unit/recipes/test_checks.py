@@ -7,6 +7,8 @@ import pytest
 from distildet.errors import ConfigError
 from distildet.recipes.checks import missing_files
 
+TRAIN = "{stage: train, images: {labeled: 1}, steps: 1, optimizer: {lr: 1}}"
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
@@ -25,11 +27,42 @@ from distildet.recipes.checks import missing_files
                 "teachers=[{detector: teacher}, {detector: teacher}]",
                 "stages[1].distill=[{loss: feature-imitation}]",
             ],
-            "stages[1].distill: found 2 teachers. One teacher is supported by distillation; remo",
+            "stages[1].distill[0].teacher: missing. There are 2 teachers, and a loss learns from "
+            "one. Give its place in `teachers`: 0..1.",
         ),
         (
-            ["teachers=[{detector: teacher}, {detector: teacher}]"],
-            "stages[0]: found 2 teachers. One teacher is supported by a label stage; remove",
+            [
+                "teachers=[{detector: teacher}, {detector: teacher}]",
+                "stages[1].distill=[{loss: feature-imitation, teacher: 2}]",
+            ],
+            "stages[1].distill[0].teacher: found 2. Accepted: 0..1 (the place in `teachers`).",
+        ),
+        (
+            ["stages[1].distill=[{loss: feature-imitation, teacher: 1}]"],
+            "stages[1].distill[0].teacher: found 1. Accepted: 0, or nothing (the place in `teach",
+        ),
+        (
+            [
+                "teachers=[{detector: teacher}, {detector: teacher}]",
+                "stages[1].distill=[{loss: feature-imitation, teacher: 1},"
+                "{loss: adaptive, teacher: 0}]",
+            ],
+            "stages[1].distill[1].teacher: found 0, but a loss before it has 1. The losses of a st",
+        ),
+        (
+            ["stages[0].by=student"],
+            "stages[0].by: found 'student', but no train stage is before this one, so that there "
+            "is no student yet. Accepted: teachers, or a train stage before it.",
+        ),
+        (
+            ["stages[0].by=all"],
+            "stages[0].by: found 'all', but no train stage is before this one, so that there is",
+        ),
+        (
+            ["data.labeled=null", "data.unlabeled=[{format: folder, images: images}]",
+             "stages[0].calibration=isotonic", "stages[1].images={unlabeled: 1}"],
+            "stages[0].calibration: found 'isotonic', which is fitted on labeled images, but there "
+            "is no data.labeled. Accepted without: auto, none, rank.",
         ),
         (
             ["data.unlabeled=[]", "stages[0].images=unlabeled", "stages[1].images={labeled: 1}"],
@@ -114,6 +147,17 @@ def test_what_needs_a_teacher_is_named(load_plain, override, message):
         ["stages[1].init=teacher"],
         ["data.unlabeled=[labeled-rest]"],
         ["baseline=false"],
+        ["teachers=[{detector: teacher}, {detector: teacher, trust: 2}]"],
+        [
+            "teachers=[{detector: teacher}, {detector: teacher}]",
+            "stages[1].distill=[{loss: feature-imitation, teacher: 1}]",
+        ],
+        [f"stages=[{{stage: label}}, {TRAIN}, {{stage: label, by: all}}, {TRAIN}]"],
+        [
+            "teachers=[]",
+            "baseline=true",
+            f"stages=[{TRAIN}, {{stage: label, by: student, images: unlabeled}}, {TRAIN}]",
+        ],
     ],
 )
 def test_sections_that_agree_pass(load_distilled, overrides):

@@ -14,10 +14,11 @@ from distildet.data.folder import read_folder
 from distildet.detectors.bundle import save_detector
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import DataError, GateError, StoreError
-from distildet.recipes.label_stage import STORE, label_with, read_labels, run_label_stage
+from distildet.recipes.label_stage import label_with, read_labels, run_label_stage
 from distildet.recipes.load import load_recipe
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_data import load_run_data
+from distildet.recipes.run_folder import STORE
 from distildet.recipes.schema import LabelStage
 from distildet.training.interruption import interruptible
 

@@ -6,9 +6,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from distildet.classes import ClassList
 from distildet.detectors.bundle import build_detector
 from distildet.detectors.callable_detector import CallableDetector
-from distildet.errors import WeightsError
+from distildet.errors import ClassMapError, WeightsError
 from distildet.recipes.progress import Silence
-from distildet.recipes.run_context import RunContext, Teacher
+from distildet.recipes.run_context import RunContext, Teacher, share_classes
 from distildet.recipes.run_data import RunData
 from distildet.training.interruption import Interruption
 
@@ -114,3 +114,25 @@ def test_a_run_keeps_decoded_images_in_one_place(context):
 
 def test_a_run_keeps_no_images_unless_it_is_told_to(context):
     assert context().pixel_cache is None
+
+
+def test_teachers_are_told_what_the_others_know(stock_file):
+    classes = ClassList(("car", "Bus", "dog"))
+    first = Teacher(stock_file, classes=("car", "cat"), class_map={"cat": "dog"})
+    second = Teacher(stock_file, classes=("bus", "car"))
+
+    share_classes([first, second], classes)
+
+    assert first.map_to(classes).known == (True, False, True)
+    assert second.map_to(classes).known == (True, True, False)
+    with pytest.raises(ClassMapError, match="the teacher has no class 'cow'"):
+        second.map_to(ClassList((*classes, "cow")))
+
+
+def test_a_teacher_that_could_not_be_loaded_may_have_any_class(stock_file):
+    classes = ClassList(("car", "dog"))
+    teacher = Teacher(stock_file, classes=("car", "bus"))
+
+    share_classes([teacher, None], classes)
+
+    assert teacher.map_to(classes).known == (True, False)

@@ -121,7 +121,7 @@ def train(context, tmp_path):
             seed=0,
             steps=4,
             previous=None,
-            labels=None,
+            labels=(),
         )
         return folder
 

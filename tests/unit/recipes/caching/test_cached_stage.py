@@ -41,7 +41,7 @@ def test_losses_that_need_no_more_pass(teachers):
 
 def train(context, folder, steps=4):
     run_train_stage(
-        context, context.recipe.stages[0], folder, seed=0, steps=steps, previous=None, labels=None
+        context, context.recipe.stages[0], folder, seed=0, steps=steps, previous=None, labels=()
     )
 
 
