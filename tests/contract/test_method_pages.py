@@ -10,15 +10,30 @@ from distildet.recipes.load import load_recipe
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
 
 
-def test_the_recipe_of_several_teachers_is_complete(tmp_path):
-    page = (PAGES / "pseudo-label.md").read_text("utf-8")
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "recipe.yaml").write_text(recipe)
+@pytest.fixture
+def recipe_of(tmp_path):
+    """The recipe in a place of a page, loaded."""
 
-    loaded = load_recipe(tmp_path / "recipe.yaml", check_named=False)
+    def load(page, place):
+        blocks = re.findall(r"```yaml\n(.*?)```", (PAGES / page).read_text("utf-8"), re.DOTALL)
+        (tmp_path / "recipe.yaml").write_text(blocks[place])
+        return load_recipe(tmp_path / "recipe.yaml", check_named=False)
 
-    assert [teacher.trust for teacher in loaded.teachers] == [1, 2]
-    assert [stage.by for stage in loaded.stages[::2]] == ["teachers", "all"]
+    return load
+
+
+def test_the_recipe_of_several_teachers_is_complete(recipe_of):
+    recipe = recipe_of("pseudo-label.md", 0)
+
+    assert [teacher.trust for teacher in recipe.teachers] == [1, 2]
+    assert [stage.by for stage in recipe.stages[::2]] == ["teachers", "all"]
+
+
+def test_the_recipe_of_a_new_domain_is_complete_and_has_a_baseline(recipe_of):
+    recipe = recipe_of("pseudo-label.md", 1)
+
+    assert recipe.stages[1].targets == {"labeled": "human", "unlabeled": "pseudo"}
+    assert recipe.baseline
 
 
 @pytest.mark.parametrize(
@@ -34,11 +49,7 @@ def test_the_recipe_of_several_teachers_is_complete(tmp_path):
         ("hands-on-guidance", 1),
     ],
 )
-def test_the_recipes_of_a_loss_are_complete_and_have_the_loss(tmp_path, loss, place):
-    page = (PAGES / f"{loss}.md").read_text("utf-8")
-    recipes = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "recipe.yaml").write_text(recipes[place])
+def test_the_recipes_of_a_loss_are_complete_and_have_the_loss(recipe_of, loss, place):
+    recipe = recipe_of(f"{loss}.md", place)
 
-    loaded = load_recipe(tmp_path / "recipe.yaml", check_named=False)
-
-    assert [term.loss for term in loaded.stages[-1].distill] == [loss]
+    assert [term.loss for term in recipe.stages[-1].distill] == [loss]
