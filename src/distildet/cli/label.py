@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from distildet.data.image_record import ImageRecord
     from distildet.data.write_label_studio import LabelStudioOptions
     from distildet.pseudolabels.store import PseudoLabelStore
+    from distildet.recipes.labelers import Labeler
     from distildet.recipes.progress import Progress
     from distildet.recipes.run_context import Teacher
     from distildet.training.interruption import Interruption
@@ -88,7 +89,6 @@ def label(
     from distildet.data.write_label_studio import LabelStudioOptions
     from distildet.ops.processes import rank
     from distildet.ops.shared_work import on_first
-    from distildet.recipes.declared import open_teacher
     from distildet.recipes.label_stage import label_with
     from distildet.recipes.progress import Silence
     from distildet.recipes.run_folder import STORE, locked
@@ -103,11 +103,8 @@ def label(
         with process_group(), ExitStack() as held, interruptible() as interruption:
             progress = console if rank() == 0 else Silence()
             dataset = on_first(lambda: _begin(images, listed, out, formats))
-            teachers = [open_teacher(path) for path in paths]
-            if len(teachers) == 1:
-                # Its own classes are written; how they stand to a student's is a matter of recipes.
-                teachers = [teachers[0].unmapped()]
-            classes = _joint_classes(teachers)
+            labelers = _opened(paths)
+            classes = _joint_classes(labelers)
             for line in dataset.notes:
                 progress.message(f"Left out: {line}")
             on_first(lambda: held.enter_context(locked(out)))
@@ -122,11 +119,12 @@ def label(
                 on_bad_image=on_bad_image,
                 max_bad_fraction=max_bad_fraction,
             )
-            if len(teachers) == 1:
-                store = label_one(teachers[0], dataset.samples, classes, out / STORE, work="images")
+            if len(labelers) == 1:
+                alone = labelers[0].teacher
+                store = label_one(alone, dataset.samples, classes, out / STORE, work="images")
             else:
                 store = _labeled_together(
-                    teachers,
+                    labelers,
                     dataset.samples,
                     classes,
                     out,
@@ -140,8 +138,8 @@ def label(
             options = LabelStudioOptions(
                 image_prefix=image_prefix,
                 model_version="+".join(
-                    f"{path.resolve().name}-{loaded.fingerprint[:12]}"
-                    for path, loaded in zip(paths, teachers, strict=True)
+                    f"{path.resolve().name}-{one.teacher.fingerprint[:12]}"
+                    for path, one in zip(paths, labelers, strict=True)
                 ),
             )
             console.close()
@@ -150,18 +148,53 @@ def label(
         console.close()
 
 
-def _joint_classes(teachers: "Sequence[Teacher]") -> "ClassList":
-    """Return all classes that some teacher knows, and tell each what the others know."""
-    from distildet.classes import join_classes
+def _opened(paths: "Sequence[Path]") -> "list[Labeler]":
+    """Return who labels; one that is alone knows nothing of other classes than its own."""
+    from dataclasses import replace
+
+    from distildet.recipes.declared import open_labeler
+
+    labelers = [open_labeler(path, str(place)) for place, path in enumerate(paths)]
+    if len(labelers) == 1:
+        # Its own classes are written; how they stand to a student's is a matter of recipes.
+        return [replace(labelers[0], teacher=labelers[0].teacher.unmapped())]
+    return labelers
+
+
+def _joint_classes(labelers: "Sequence[Labeler]") -> "ClassList":
+    """Return all classes that some teacher knows, and tell each what the others know.
+
+    Raises:
+        ClassMapError: What is declared of classes does not fit; all faults are listed.
+    """
+    from distildet.classes import DROP, join_classes
+    from distildet.errors import ClassMapError
     from distildet.recipes.run_context import share_classes
 
-    classes = join_classes([loaded.classes_and_map for loaded in teachers])
-    share_classes(teachers, classes)
+    faults = []
+    for one in labelers:
+        own, given = one.teacher.classes_and_map
+        if all(given.get(name) == DROP for name in own):
+            faults.append(
+                f"{one.name}: class_map drops every class. Leave one, or this teacher out."
+            )
+    if faults:
+        raise ClassMapError("\n".join(faults))
+    classes = join_classes([one.teacher.classes_and_map for one in labelers])
+    share_classes([one.teacher for one in labelers], classes)
+    for one in labelers:
+        try:
+            one.teacher.map_to(classes)
+        except ClassMapError as error:
+            faults += [f"{one.name}: {line}" for line in str(error).split("\n")]
+    if faults:
+        told = f"Here the student's classes are those of all teachers: {', '.join(classes)}."
+        raise ClassMapError("\n".join([*faults, told]))
     return classes
 
 
 def _labeled_together(
-    teachers: "Sequence[Teacher]",
+    labelers: "Sequence[Labeler]",
     samples: "Sequence[Sample]",
     classes: "ClassList",
     out: Path,
@@ -176,10 +209,11 @@ def _labeled_together(
     """Label with several teachers, and return the store of what they say together."""
     from distildet.pseudolabels.fuse import Fusion
     from distildet.recipes.fused_labels import Together, label_together
-    from distildet.recipes.labelers import labelers_of
+
+    names = {one.key: one.name for one in labelers}
 
     def label(loaded: "Teacher", samples: "Sequence[Sample]", folder: Path) -> "PseudoLabelStore":
-        work = f"images, teacher {folder.parent.name}"
+        work = f"images, {names[folder.parent.name]}"
         return label_one(loaded, samples, classes, folder, work=work)
 
     def between(done: int, total: int) -> None:
@@ -188,7 +222,7 @@ def _labeled_together(
 
     store, _ = label_together(
         Together(
-            labelers=labelers_of(teachers, [1.0] * len(teachers)),
+            labelers=labelers,
             classes=classes,
             calibration=calibration,
             fusion=Fusion(method=fusion),

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distildet.data.dataset import Sample
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.errors import ConfigError, DataError, MissingPartError
@@ -87,6 +88,16 @@ class Detector(nn.Module, ABC):
         Raises:
             DataError: It cannot tell what it knows of one of them from what it knows of another.
         """
+
+    def unanswered(self, samples: Iterable[Sample]) -> list[str]:  # noqa: ARG002 - for overriding
+        """Return the ids of images for which it is known beforehand to have no answer.
+
+        Detectors that compute their answers have one for every image.
+
+        Args:
+            samples: Images of which it was told by `expect`.
+        """
+        return []
 
     def wanted(self, want: Iterable[str]) -> frozenset[str]:
         """Return the wanted parts as a set after checking that this detector has them.

@@ -1,6 +1,6 @@
 """A model file opened with ONNX Runtime: names, shapes and types of what goes in and out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from distildet.errors import MissingExtraError, WeightsError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# What exporters call the file beside a model that has the weights of one that is large.
-_BESIDE = (".data", "_data")
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 # Errors are told by us; the runtime would print them besides.
 _LOG_FATAL_ALONE = 4
@@ -97,13 +95,48 @@ class OnnxModel:
 
 
 def onnx_fingerprint(path: Path) -> list[str]:
-    """Return the hashes of a model file and of the files of weights that belong to it.
+    """Return the hashes of a model file and of the files of weights that it names.
 
     Args:
-        path: The model file.
+        path: The model file, which can be run.
+
+    Raises:
+        MissingExtraError: The package onnx is not installed.
+        WeightsError: It is of another format, or names a file outside its folder.
     """
-    files = [path, *(path.with_name(path.name + end) for end in _BESIDE)]
-    return [artefacts.fingerprint_file(file) for file in files if file.is_file()]
+    try:
+        # Here, since they come with an extra.
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise MissingExtraError("onnx", extra="onnx", purpose=f"{path}: an ONNX model") from error
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise WeightsError(
+            f"{path}: a model of another format than ONNX, such as one optimised for a device. "
+            "Give the .onnx file that it was made from."
+        ) from error
+    names = sorted(set(_files_of_weights(model)))
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise WeightsError(
+            f"{path}: the model has weights in {outside[0]!r}, outside its folder. Save it again "
+            "with its weights in itself or beside itself."
+        )
+    return [artefacts.fingerprint_file(file) for file in (path, *map(path.parent.joinpath, names))]
+
+
+def _files_of_weights(message: Any) -> Iterator[str]:
+    """Yield the files named by the tensors anywhere in a message, such as in a model."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        if message.data_location == message.EXTERNAL:
+            yield from (entry.value for entry in message.external_data if entry.key == "location")
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _files_of_weights(part)
 
 
 def _runtime(path: Path) -> Any:

@@ -8,6 +8,8 @@ from torchvision.ops import clip_boxes_to_image
 
 from distildet import artefacts
 from distildet.data.coco_results import ImageResults, read_results
+from distildet.data.dataset import Sample
+from distildet.data.headers import probe_size
 from distildet.detectors.black_box import MAX_DETECTIONS, BlackBoxDetector, nothing, ranked
 from distildet.errors import DataError
 from distildet.structures import Detections, ImageBatch
@@ -77,6 +79,17 @@ class ResultsDetector(BlackBoxDetector):
         for image_id in given:
             self._found(image_id)
 
+    def unanswered(self, samples: Iterable[Sample]) -> list[str]:
+        """Return the ids of images that the file does not list, or lists with another size.
+
+        Args:
+            samples: Of which the headers are read.
+
+        Raises:
+            DataError: See `expect`.
+        """
+        return [sample.id for sample in samples if not self._answers(sample)]
+
     def detect(self, batch: ImageBatch) -> tuple[Detections, ...]:
         """Return one result an image, in the image frame, best score first.
 
@@ -116,6 +129,15 @@ class ResultsDetector(BlackBoxDetector):
             torch.from_numpy(found.labels),
             most=MAX_DETECTIONS,
         )
+
+    def _answers(self, sample: Sample) -> bool:
+        found = self._found(sample.id)
+        if found is None:
+            return False
+        try:
+            return found.size == probe_size(sample.path)
+        except DataError:  # whoever decodes the image tells what is wrong with it
+            return True
 
     def _found(self, image_id: str) -> ImageResults | None:
         name = self._name_of(image_id)

@@ -127,7 +127,7 @@ class Quarantine:
             GateError: They are; the message names the list.
         """
         total = len(self._sample_by_id)
-        accepted = math.ceil(self._max_bad_fraction * total - _ROUNDING)
+        accepted = num_accepted(total, self._max_bad_fraction)
         if len(self) > accepted:
             raise GateError(
                 f"{self.path}: lists {len(self)} of {total} images that cannot be labeled, each "
@@ -135,6 +135,16 @@ class Quarantine:
                 f"{self._max_bad_fraction}). Mend these images, or raise max_bad_fraction, and "
                 "label again."
             )
+
+
+def num_accepted(total: int, max_bad_fraction: float) -> int:
+    """Return how many of so many images may be set aside.
+
+    Args:
+        total: Images of the work.
+        max_bad_fraction: Share of them, 0..1, rounded up to whole images.
+    """
+    return math.ceil(max_bad_fraction * total - _ROUNDING)
 
 
 def _parse(path: Path, content: bytes) -> list[_BadImage]:

@@ -16,6 +16,7 @@ from distildet.detectors.results_file import ResultsDetector
 from distildet.detectors.stock_classes import coco_columns
 from distildet.errors import ConfigError, DataError
 from distildet.recipes.faults import describe
+from distildet.recipes.labelers import Labeler
 from distildet.recipes.run_context import Teacher
 from distildet.recipes.teacher_schema import (
     COCO,
@@ -64,9 +65,25 @@ def open_teacher(path: Path) -> Teacher:
         ConfigError: The YAML file cannot be read, or has faults; all of them are listed.
         DistildetError: What it names cannot be used.
     """
-    if path.suffix.lower() not in YAML_SUFFIXES or path.is_dir():
+    if not _declares(path):
         return Teacher(path)
     return teacher_of(read_entry(path))
+
+
+def open_labeler(path: Path, key: str) -> Labeler:
+    """Return one that labels by the path of its bundle, .pth file, or YAML file.
+
+    Args:
+        path: As for `open_teacher`; it is its name in messages.
+        key: Name of its folder.
+
+    Raises:
+        DistildetError: As `open_teacher`.
+    """
+    if not _declares(path):
+        return Labeler(name=str(path), key=key, teacher=Teacher(path))
+    entry = read_entry(path)
+    return Labeler(name=str(path), key=key, teacher=teacher_of(entry), trust=entry.trust)
 
 
 def open_detector(path: Path) -> Detector:
@@ -75,7 +92,7 @@ def open_detector(path: Path) -> Detector:
     Raises:
         DistildetError: As `open_teacher` and `load_detector`.
     """
-    if path.suffix.lower() not in YAML_SUFFIXES or path.is_dir():
+    if not _declares(path):
         return load_detector(path)
     return open_teacher(path).detector
 
@@ -109,6 +126,11 @@ def read_entry(path: Path) -> AnyTeacherConfig:
         head = "" if len(faults) == 1 else f"{len(faults)} faults:"
         raise ConfigError(f"{path}: {head}{listed}") from error
     return entry
+
+
+def _declares(path: Path) -> bool:
+    """Tell whether a path is of a YAML file, and not of a detector of ours."""
+    return path.suffix.lower() in YAML_SUFFIXES and not path.is_dir()
 
 
 def _onnx_detector(config: OnnxTeacherConfig) -> BlackBoxDetector:

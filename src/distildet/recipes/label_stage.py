@@ -18,13 +18,13 @@ from distildet.evaluation.detect_dataset import predictor
 from distildet.ops.precision import Precision
 from distildet.ops.processes import from_first
 from distildet.ops.shared_work import on_first
-from distildet.pseudolabels.calibrate import Method
 from distildet.pseudolabels.fuse import Fusion, Source, fuse_shard
 from distildet.pseudolabels.generate import label_images
 from distildet.pseudolabels.manifest import describe_work
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.select import choose_thresholds
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
+from distildet.recipes.calibration_choice import chosen_calibration
 from distildet.recipes.fused_labels import Together, label_together
 from distildet.recipes.label_report import kept_line, quality_lines, quality_of
 from distildet.recipes.labelers import stage_labelers
@@ -234,16 +234,10 @@ def run_label_stage(
 
 
 def _together(context: RunContext, stage: LabelStage, previous: Path | None) -> Together:
-    labelers = stage_labelers(context, stage, previous)
-    calibration: Method = "temperature" if context.data.labeled is not None else "rank"
-    if stage.calibration != "auto":
-        calibration = stage.calibration
-    elif len(labelers) == 1:
-        calibration = "none"
     return Together(
-        labelers=labelers,
+        labelers=stage_labelers(context, stage, previous),
         classes=context.classes,
-        calibration=calibration,
+        calibration=chosen_calibration(context, stage),
         fusion=Fusion(
             method=stage.fusion.method,
             iou=stage.fusion.iou,

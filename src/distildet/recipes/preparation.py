@@ -14,6 +14,7 @@ from distildet.losses.base import misfit
 from distildet.ops.precision import Precision
 from distildet.ops.processes import num_processes
 from distildet.pseudolabels.select import choose_thresholds
+from distildet.recipes.calibration_choice import require_fitting
 from distildet.recipes.declared import teacher_of
 from distildet.recipes.distill_terms import term_settings
 from distildet.recipes.progress import Progress
@@ -87,12 +88,14 @@ def prepare(
         teachers=tuple(teacher for teacher in teachers if teacher is not None),
         precision=precision,
     )
+    are_expected = _expect_images(data, teachers, faults)
     if is_new:
         _rehearse(context, faults, has_teachers=len(context.teachers) == len(teachers))
+        _require_calibrations(context, faults, are_expected=are_expected)
     if faults:
         raise faults.error()
     if is_new:
-        _tell_classes(context)
+        _tell_teachers(context)
     return context
 
 
@@ -211,6 +214,38 @@ def _rehearse(context: RunContext, faults: _Faults, *, has_teachers: bool) -> No
                 _refuse_misfits(context, stage, spec, place, faults)
 
 
+def _expect_images(data: RunData, teachers: Sequence[Teacher | None], faults: _Faults) -> bool:
+    """Tell each teacher of all images of the run at once, and return whether it knows them apart.
+
+    A file of boxes has one answer for one image, whichever stage asks first.
+    """
+    datasets = [data.dataset("all"), *([] if data.validation is None else [data.validation])]
+    ids = [sample.id for dataset in datasets for sample in dataset.samples]
+    known = 0
+    for index, teacher in enumerate(teachers):
+        with faults.collected(f"teachers[{index}]"):
+            if teacher is not None:
+                teacher.detector.expect(ids)
+                known += 1
+    return known == len(teachers)
+
+
+def _require_calibrations(context: RunContext, faults: _Faults, *, are_expected: bool) -> None:
+    """Find calibrations for which a teacher lacks answers, and tell where others take their place.
+
+    Args:
+        context: Of the run.
+        faults: What is found is added.
+        are_expected: Whether its teachers know which images come; else nothing is looked up.
+    """
+    for index, stage in enumerate(context.recipe.stages):
+        if are_expected and isinstance(stage, LabelStage):
+            with faults.collected(f"stages[{index}].calibration"):
+                line = require_fitting(context, stage)
+                if line is not None:
+                    context.progress.message(f"stages[{index}].calibration: {line}")
+
+
 def _student_spec(context: RunContext) -> DetectorSpec:
     """Return the facts of the student, which do not depend on its weights."""
     config = context.recipe.student
@@ -244,8 +279,8 @@ def _refuse_misfits(
                 raise ConfigError(reason)
 
 
-def _tell_classes(context: RunContext) -> None:
-    """Tell which classes belong together, and where no human labels say what they are."""
+def _tell_teachers(context: RunContext) -> None:
+    """Tell which classes belong together, what has no human labels, and what is not measured."""
     if context.teachers and context.data.labeled is None:
         context.progress.message(
             "There are no labeled images: no stage learns from human labels, and no baseline is "
@@ -257,3 +292,5 @@ def _tell_classes(context: RunContext) -> None:
             context.progress.message(f"Student's class <- class of {teacher.name}:")
             for line in mapping.table():
                 context.progress.message(f"  {line}")
+    for line in context.unmeasured.values():
+        context.progress.message(f"Not measured: {line}.")

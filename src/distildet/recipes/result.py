@@ -168,14 +168,16 @@ def _model(evaluations: Sequence[Evaluation], cost: Mapping[str, Any]) -> dict[s
 def _teachers(context: RunContext) -> tuple[list[dict[str, Any]], int]:
     """Return what was measured of each teacher, and the place of the best, or of the first."""
     evaluations = [
-        _evaluations(context.data.validation, [folder])
-        for folder in teacher_folders(context.out, len(context.teachers))
+        _evaluations(context.data.validation, [] if place in context.unmeasured else [folder])
+        for place, folder in enumerate(teacher_folders(context.out, len(context.teachers)))
     ]
     models = [
         _model(own, _cost(context, teacher.detector))
         for own, teacher in zip(evaluations, context.teachers, strict=True)
     ]
-    return models, _best([own[0] for own in evaluations if own])
+    measured = [place for place, own in enumerate(evaluations) if own]
+    best = measured[_best([evaluations[place][0] for place in measured])] if measured else 0
+    return models, best
 
 
 def _mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -228,6 +230,7 @@ def _not_measured(context: RunContext) -> list[str]:
     reasons = []
     if context.data.validation is None:
         reasons.append("metrics: the recipe has no data.validation")
+    reasons += context.unmeasured.values()
     if not context.recipe.baseline:
         why = "" if context.data.labeled is not None else ", which learns from data.labeled"
         reasons.append(f"gain: the recipe has no baseline{why}")

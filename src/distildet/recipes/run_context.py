@@ -177,6 +177,19 @@ class RunContext:
             return None
         return PixelCache(longest=longest_kept(self.recipe))
 
+    @cached_property
+    def unmeasured(self) -> Mapping[int, str]:
+        """Place in `teachers` -> why that one cannot be measured on the validation images."""
+        validation = self.data.validation
+        samples = () if validation is None else validation.samples
+        lacking = [teacher.detector.unanswered(samples) for teacher in self.teachers]
+        return {
+            place: f"teachers[{place}]: {self.teachers[place].name} does not list {len(ids)} of "
+            f"{len(samples)} validation images at their size, such as {ids[0]!r}"
+            for place, ids in enumerate(lacking)
+            if ids
+        }
+
     def work(self, place: Path) -> str:
         """Return the name by which progress of what is written to a place is told."""
         return place.relative_to(self.out).as_posix()

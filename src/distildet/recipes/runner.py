@@ -241,9 +241,13 @@ def _run_arm(context: RunContext, arm: _Arm, seed: int) -> None:
 
 def _detect_teachers(context: RunContext) -> None:
     places = teacher_folders(context.out, len(context.teachers))
-    for teacher, folder in zip(context.teachers, places, strict=True):
+    for place, (teacher, folder) in enumerate(zip(context.teachers, places, strict=True)):
         path = folder / DETECTIONS
-        if context.data.validation is not None and not from_first(path.exists()):
+        if (
+            context.data.validation is not None
+            and place not in context.unmeasured
+            and not from_first(path.exists())
+        ):
             labels = teacher.map_to(context.classes).labels
             _detect(context, teacher.detector, path, labels)
 

@@ -62,7 +62,8 @@ class LabelStage(Section):
         default="auto",
         description="How scores are made comparable before several label together: none; "
         "temperature or isotonic (curves fitted on the labeled images); rank (the scale of all, by "
-        "rank); auto: none for one, else temperature, or rank without labeled images.",
+        "rank); auto: none for one, else temperature, or rank where labeled images or boxes of "
+        "them lack.",
     )
     fusion: FusionConfig = Field(
         default=FusionConfig(), description="How the boxes of several become one set."

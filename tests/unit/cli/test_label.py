@@ -13,7 +13,7 @@ from distildet.classes import ClassList
 from distildet.cli.app import app
 from distildet.data.annotated import read_annotated
 from distildet.detectors.bundle import build_detector, save_detector
-from distildet.errors import ConfigError, DataError, GateError, StoreError
+from distildet.errors import ClassMapError, ConfigError, DataError, GateError, StoreError
 
 
 @pytest.fixture
@@ -268,6 +268,57 @@ def test_another_fusion_keeps_the_labels_of_the_teachers(label, other_teacher, t
     now = (tmp_path / "out" / "teachers" / "0" / "store" / "manifest.json").stat().st_mtime_ns
     assert now == kept
     assert (tmp_path / "out" / "labels.json").read_bytes() != before
+
+
+def declared(path, entry):
+    """Declare a file that finds nothing in both images, with some keys more."""
+    document = {
+        "images": [{"id": 1, "file_name": f"{name}.png", "height": 32, "width": 64}
+                   for name in ("a", "b")],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "bus"}, {"id": 2, "name": "van"}],
+    }  # fmt: skip
+    document["images"][1]["id"] = 2
+    path.with_name("boxes.json").write_text(json.dumps(document))
+    path.write_text(f"detector: results\nfile: boxes.json\n{entry}\n")
+    return str(path)
+
+
+def test_the_trust_of_a_declared_teacher_counts_and_paths_are_named(label, tmp_path):
+    done = label("--with", declared(tmp_path / "boxes.yaml", "trust: 3"))
+
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "out" / "store" / "manifest.json").read_text())["settings"]
+    assert [one["trust"] for one in settings["teachers"]] == [1.0, 3.0]
+    calibration = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert [one["name"] for one in calibration["teachers"]] == [
+        str(tmp_path / "model"), str(tmp_path / "boxes.yaml")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (
+            "class_map: {buss: car}",
+            [
+                "boxes.yaml: class_map has 'buss', which is no class of the teacher.",
+                "Here the student's classes are those of all teachers: car, bus, van.",
+            ],
+        ),
+        ("unknown_classes: [bike]", ["boxes.yaml: unknown_classes has 'bike', which is no class"]),
+        (
+            "class_map: {bus: drop, van: drop}",
+            ["boxes.yaml: class_map drops every class. Leave one, or this teacher out."],
+        ),
+    ],
+)
+def test_classes_of_a_later_teacher_are_refused_before_any_work(label, tmp_path, entry, says):
+    refused = label("--with", declared(tmp_path / "boxes.yaml", entry))
+
+    assert isinstance(refused.exception, ClassMapError)
+    assert [text for text in says if text not in str(refused.exception)] == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_two_teachers_go_on_before_they_are_fused(label, other_teacher, tmp_path):

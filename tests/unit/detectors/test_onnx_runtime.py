@@ -9,6 +9,7 @@ import torch
 from distildet.data.loader import collate
 from distildet.data.transforms import fit_view
 from distildet.detectors.onnx_declaration import BoxesOutput, DetectionsOutput, OnnxInput
+from distildet.detectors.onnx_model import onnx_fingerprint
 from distildet.detectors.onnx_runtime import OnnxDetector
 from distildet.errors import ConfigError, MissingExtraError, MissingPartError, WeightsError
 from distildet.structures import DETECTIONS
@@ -272,9 +273,57 @@ def test_the_fingerprint_follows_the_file_and_the_declaration(one_box):
     assert make(one_box([0, 0, 9, 9], name="other.onnx")) != plain
     assert make(first, colour="bgr") != plain
     assert make(first, classes=["bus"]) != plain
-    # Weights of a large model lie beside it.
-    first.with_name("first.onnx.data").write_bytes(b"weights")
-    assert make(first) != plain
+
+
+def move_boxes(model_path, place):
+    """Move the boxes of a model into the file weights.bin beside it, and name a place for it."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(model_path)
+    [boxes] = [tensor for tensor in model.graph.initializer if tensor.name == "boxes_values"]
+    model_path.with_name("weights.bin").write_bytes(boxes.raw_data)
+    onnx.external_data_helper.set_external_data(boxes, place)
+    boxes.ClearField("raw_data")
+    model_path.write_bytes(model.SerializeToString())
+
+
+def test_the_fingerprint_follows_weights_in_a_file_of_any_name(one_box):
+    def make():
+        return OnnxDetector(
+            weights, classes=["car"], image_size=32, input=sees(), output=FINISHED
+        ).fingerprint
+
+    weights = one_box([0, 0, 8, 8])
+    move_boxes(weights, "weights.bin")
+    beside = weights.with_name("weights.bin")
+    before, content = make(), bytearray(beside.read_bytes())
+    # The sides of the box are 8.0, in little-endian 00 00 00 41; 9.0 is 00 00 10 41.
+    place = content.index(np.float32(8).tobytes())
+    content[place : place + 4] = np.float32(9).tobytes()
+
+    beside.write_bytes(content)
+
+    assert make() != before
+    # What the model does not name has no part in it.
+    changed = make()
+    weights.with_name("model.onnx.data").write_bytes(b"weights")
+    assert make() == changed
+
+
+@pytest.mark.parametrize("place", ["../weights.bin", "/weights.bin"])
+def test_weights_outside_of_the_folder_are_refused(one_box, place):
+    weights = one_box([0, 0, 8, 8])
+    move_boxes(weights, place)
+
+    with pytest.raises(WeightsError, match=r"has weights in '.*weights\.bin', outside its folder"):
+        onnx_fingerprint(weights)
+
+
+def test_a_model_of_another_format_is_refused(tmp_path):
+    # Field 1 of a message, cut off.
+    (tmp_path / "model.ort").write_bytes(b"\x0a\xff")
+
+    with pytest.raises(WeightsError, match=r"model\.ort: a model of another format than ONNX"):
+        onnx_fingerprint(tmp_path / "model.ort")
 
 
 @pytest.mark.parametrize(
@@ -310,9 +359,10 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
         )
 
 
-def test_without_the_runtime_the_extra_is_named(one_box, monkeypatch):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_the_runtime_the_extra_is_named(one_box, monkeypatch, package):
     weights = one_box([0, 0, 8, 8])
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(MissingExtraError, match=r'Run: pip install "distildet\[onnx\]"'):
         OnnxDetector(weights, classes=["a"], image_size=32, input=sees(), output=FINISHED)
