@@ -351,27 +351,67 @@ def test_another_student_does_not_take_labels_of_the_first(stage, bundles, tmp_p
     assert content_of(second / "store") != content_of(first / "store")
 
 
-def test_a_student_does_not_label_classes_that_nobody_taught(bundles, images, tmp_path):
-    text = RECIPE.format(*bundles).replace("labeled: {", "validation: {", 1)
-    text = text.replace(", fraction: 0.5", "").replace(
-        "[labeled-rest]", "[{format: folder, images: images}]"
-    )
-    (tmp_path / "recipe.yaml").write_text(text)
-    recipe = load_recipe(tmp_path / "recipe.yaml", ["teachers[0]={detector: x}"], check_named=False)
-    teachers = (Teacher(bundles[1], unknown_classes=["car"]),)
-    context = RunContext(
-        recipe=recipe,
-        data=load_run_data(recipe.data),
-        classes=CLASSES,
-        out=tmp_path / "run",
-        device=torch.device("cpu"),
-        interruption=None,
-        progress=Listener(),
-        teachers=teachers,
-    )
-    stage = recipe.stages[2].model_copy(update={"by": "student"})
+@pytest.fixture
+def rounds(bundles, images, tmp_path):
+    """Return a run of a recipe whose only teacher knows dogs alone."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(*bundles))
 
-    (student,) = stage_labelers(context, stage, bundles[2].parent)
+    def make(*overrides):
+        only = f"teachers=[{{detector: {bundles[1]}, unknown_classes: [car]}}]"
+        recipe = load_recipe(tmp_path / "recipe.yaml", [only, *overrides])
+        return RunContext(
+            recipe=recipe,
+            data=load_run_data(recipe.data),
+            classes=CLASSES,
+            out=tmp_path / "run",
+            device=torch.device("cpu"),
+            interruption=None,
+            progress=Listener(),
+            teachers=(Teacher(bundles[1], unknown_classes=["car"]),),
+        )
 
-    assert known_classes(context, stage).tolist() == [False, True]
-    assert student.known(CLASSES).tolist() == [False, True]
+    return make
+
+
+HUMAN = "{stage: train, images: {labeled: 1}, steps: 1, batch_size: 1, optimizer: {lr: 1e-3}"
+PSEUDO = "{stage: train, images: {all: 1}, steps: 1, batch_size: 1, optimizer: {lr: 1e-3}"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taught"),
+    [
+        # Pseudo-labels teach what the teacher knows, whatever human labels there are.
+        ("{stage: label}", f"{PSEUDO}}}", [False, True]),
+        # Human labels teach every class, and later stages take none of them away,
+        ("{stage: label}", f"{HUMAN}}}", [True, True]),
+        (f"{HUMAN}}}, {{stage: label}}", f"{PSEUDO}}}", [True, True]),
+        # but a student that begins anew has not learned from them.
+        (f"{HUMAN}}}, {{stage: label}}", f"{PSEUDO}, init: pretrained}}", [False, True]),
+        # Labels of a student have the classes that it was taught.
+        (f"{HUMAN}}}, {{stage: label, by: all}}", f"{PSEUDO}, init: pretrained}}", [True, True]),
+        (
+            f"{{stage: label}}, {PSEUDO}}}, {{stage: label, by: student}}",
+            f"{PSEUDO}, init: pretrained}}",
+            [False, True],
+        ),
+    ],
+)
+@pytest.mark.parametrize("by", ["student", "all"])
+def test_a_student_labels_the_classes_that_it_was_taught(
+    rounds, bundles, by, first, second, taught
+):
+    last = f"{{stage: label, by: {by}}}"
+    context = rounds(f"stages=[{first}, {second}, {last}, {PSEUDO}}}]")
+    stage = context.recipe.stages[-2]
+
+    student = stage_labelers(context, stage, bundles[2].parent)[-1]
+
+    assert student.known(CLASSES).tolist() == taught
+    assert known_classes(context, stage).tolist() == taught
+
+
+def test_a_student_that_begins_with_given_weights_labels_all_classes(rounds, bundles):
+    given = f"{PSEUDO}, init: {bundles[2]}}}"
+    context = rounds(f"stages=[{{stage: label}}, {given}, {{stage: label, by: all}}, {PSEUDO}}}]")
+
+    assert known_classes(context, context.recipe.stages[2]).tolist() == [True, True]
