@@ -117,7 +117,10 @@ def stage(bundles, images, tmp_path):
     def run(*overrides, index=0, seed=0):
         recipe = load_recipe(tmp_path / "recipe.yaml", overrides)
         progress = Listener()
-        teachers = tuple(Teacher(config.detector) for config in recipe.teachers)
+        teachers = tuple(
+            Teacher(config.detector, unknown_classes=config.unknown_classes)
+            for config in recipe.teachers
+        )
         share_classes(teachers, CLASSES)
         with interruptible() as interruption:
             context = RunContext(
@@ -192,6 +195,22 @@ def test_the_quality_of_each_teacher_is_measured_beside_that_of_all(stage):
     lines = [line for line in progress.messages if "recall" in line]
     assert len(lines) == 3
     assert lines[2].startswith("  teachers[1] alone, on its 1 classes: precision ")
+
+
+@pytest.mark.parametrize("with_another", [False, True])
+def test_objects_of_classes_that_nobody_looked_for_do_not_count(
+    stage, bundles, tmp_path, with_another
+):
+    other = save_tiny(tmp_path / "other", ("dog",), 3)
+    entries = [f"{{detector: {path}, unknown_classes: [car]}}" for path in (bundles[1], other)]
+
+    folder, _ = stage(f"teachers=[{', '.join(entries[: 1 + with_another])}]")
+
+    quality = json.loads((folder / "quality.json").read_text())
+    # Of four hidden objects two are dogs: the denominator of all is that of each.
+    counts = [one["num_objects"] for one in (quality, *quality.get("teachers", ()))]
+    assert counts == [2] * (1 + 2 * with_another)
+    assert quality["per_class"]["car"]["num_objects"] == 0
 
 
 def test_labeled_images_outside_of_the_stage_are_labeled_for_the_calibration(stage):
