@@ -232,13 +232,13 @@ def _line(one: Labeler, method: str, facts: Mapping[str, Any]) -> str:
 
 
 def _set_aside(together: Together, samples: Sequence[Sample], folder: Path) -> None:
-    """List what any of them could not label."""
+    """List what any of them could not label, and which of them that was."""
     artefacts.remove_partial(folder)
     bad = Quarantine(folder / QUARANTINE, samples, max_bad_fraction=together.max_bad_fraction)
     bad.forget([sample.id for sample in samples])
     for one in together.labelers:
         path = folder / TEACHERS / one.key / QUARANTINE
-        bad.take_over(Quarantine(path, samples, max_bad_fraction=1.0))
+        bad.take_over(Quarantine(path, samples, max_bad_fraction=1.0), one.name)
     bad.write()
     bad.raise_if_too_many()
 

@@ -13,6 +13,7 @@ from distildet.detectors.bundle import save_detector
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import GateError, StoreError
 from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.declared import teacher_of
 from distildet.recipes.label_stage import run_label_stage
 from distildet.recipes.labelers import known_classes, stage_labelers
 from distildet.recipes.load import load_recipe
@@ -117,10 +118,7 @@ def stage(bundles, images, tmp_path):
     def run(*overrides, index=0, seed=0):
         recipe = load_recipe(tmp_path / "recipe.yaml", overrides)
         progress = Listener()
-        teachers = tuple(
-            Teacher(config.detector, unknown_classes=config.unknown_classes)
-            for config in recipe.teachers
-        )
+        teachers = tuple(map(teacher_of, recipe.teachers))
         share_classes(teachers, CLASSES)
         with interruptible() as interruption:
             context = RunContext(
@@ -297,7 +295,28 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:300])
 
 
-def test_an_image_that_is_bad_for_one_is_set_aside(stage, images):
+def test_an_image_that_is_bad_for_one_teacher_is_set_aside_with_its_name(stage, images, tmp_path):
+    document = json.loads((tmp_path / "labels.json").read_text())
+    document["images"] = [one for one in document["images"] if one["file_name"] != "b.png"]
+    document["annotations"] = [
+        {**one, "score": 0.9} for one in document["annotations"] if one["image_id"] != 1
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+
+    folder, _ = stage(f"teachers[1]={{detector: results, file: {tmp_path / 'boxes.json'}}}")
+
+    assert sorted(stored(folder / "teachers" / "0" / "store")) == [
+        f"{name}.png" for name in "abcd"
+    ]
+    assert not (folder / "teachers" / "0" / "quarantine.jsonl").exists()
+    listed = json.loads((folder / "quarantine.jsonl").read_text())
+    alone = json.loads((folder / "teachers" / "1" / "quarantine.jsonl").read_text())
+    assert listed == {**alone, "error": f"teachers[1]: {alone['error']}"}
+    assert (listed["file"], listed["stage"]) == ("b.png", "teacher")
+    assert sorted(stored(folder / "store")) == ["a.png", "c.png", "d.png"]
+
+
+def test_an_image_that_cannot_be_decoded_is_set_aside(stage, images):
     cut_short(images / "b.png")
 
     folder, _ = stage()
