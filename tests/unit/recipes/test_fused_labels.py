@@ -343,6 +343,16 @@ def test_another_seed_takes_what_the_teachers_said(stage):
     assert [work for work in progress.works if "teachers" in work] == []
 
 
+def test_a_round_on_the_same_images_takes_what_the_teachers_said(stage):
+    first, _ = stage()
+
+    second, progress = stage("stages[2].images=all", index=2)
+
+    for key in "01":
+        assert content_of(second / "teachers" / key) == content_of(first / "teachers" / key)
+    assert {work.split("/")[-1] for work in progress.works if "teachers" in work} == {"student"}
+
+
 def test_two_processes_run_a_stage_to_the_bytes_of_one(stage, in_processes):
     # Nothing is measured: threads of the evaluator would not outlive the fork.
     overrides = [
