@@ -23,7 +23,7 @@ from distildet.pseudolabels.calibrate import (
     rank_calibrations,
 )
 from distildet.pseudolabels.fuse import Fusion, Source, fuse_stores, fused_settings
-from distildet.pseudolabels.manifest import MANIFEST, read_manifest
+from distildet.pseudolabels.manifest import MANIFEST, OF_SEVERAL, read_manifest
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.recipes.labelers import Labeler
@@ -250,7 +250,7 @@ def _opened(
     settings = fused_settings(sources, together.fusion, together.classes)
     if (folder / MANIFEST).exists():
         before = read_manifest(folder).settings
-        if "fusion" in before and before != settings:
+        if OF_SEVERAL in before and before != settings:
             artefacts.remove_folder(folder)
     return PseudoLabelStore.create_or_resume(
         folder,

@@ -287,7 +287,7 @@ def test_a_store_that_is_not_fused_is_never_replaced(stage):
     shutil.rmtree(folder / "store")
     shutil.copytree(folder / "teachers" / "0" / "store", folder / "store")
 
-    with pytest.raises(StoreError, match=r"settings\.fusion was None"):
+    with pytest.raises(StoreError, match=r"store: holds what one teacher has said alone"):
         stage()
 
 
