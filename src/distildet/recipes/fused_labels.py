@@ -146,7 +146,10 @@ def _calibrated(
     told: list[dict[str, Any]] = [{} for _ in stores]
     if method == "rank":
         known = torch.stack([one.known(classes) for one in together.labelers])
-        fitted = list(rank_calibrations([store.read() for store in stores], known))
+        shards = (
+            [store.read_shard(index) for store in stores] for index in range(stores[0].num_shards)
+        )
+        fitted = list(rank_calibrations(shards, known))
     else:
         fitted = []
         for place, (one, store) in enumerate(zip(together.labelers, judged_on, strict=True)):

@@ -103,9 +103,7 @@ NAMES = tuple(f"class number {place}" for place in range(80))
 )
 def test_of_long_lists_the_first_difference_is_told(other, told, tmp_path):
     with pytest.raises(StoreError, match=rf"set of images: {told}\. Labels of two works"):
-        refuse_other_work(
-            tmp_path, work(classes=ClassList(NAMES)), work(classes=ClassList(other))
-        )
+        refuse_other_work(tmp_path, work(classes=ClassList(NAMES)), work(classes=ClassList(other)))
 
 
 @pytest.mark.parametrize(

@@ -305,9 +305,7 @@ def test_an_image_that_is_bad_for_one_teacher_is_set_aside_with_its_name(stage, 
 
     folder, _ = stage(f"teachers[1]={{detector: results, file: {tmp_path / 'boxes.json'}}}")
 
-    assert sorted(stored(folder / "teachers" / "0" / "store")) == [
-        f"{name}.png" for name in "abcd"
-    ]
+    assert sorted(stored(folder / "teachers" / "0" / "store")) == [f"{name}.png" for name in "abcd"]
     assert not (folder / "teachers" / "0" / "quarantine.jsonl").exists()
     listed = json.loads((folder / "quarantine.jsonl").read_text())
     alone = json.loads((folder / "teachers" / "1" / "quarantine.jsonl").read_text())

@@ -199,7 +199,9 @@ def test_a_stage_that_copies_the_first_of_several_teachers_is_told_to_change_the
 ):
     own = "teachers=[{detector: results, file: labels.json}, {detector: bundle}]"
 
-    with pytest.raises(ConfigError, match=r"has no weights.*the first of `teachers` is copied: put"):
+    with pytest.raises(
+        ConfigError, match=r"has no weights.*the first of `teachers` is copied: put"
+    ):
         load(own, "stages[1].init=teacher")
     # Of one alone there is no order.
     with pytest.raises(ConfigError, match=r"Accepted: pretrained, previous, or a path\.(?! In)"):
