@@ -98,7 +98,7 @@ def train(tmp_path):
                 seed=0,
                 steps=1,
                 previous=None,
-                labels=(out / "seed-0" / "01-label", labels),
+                labels=[(out / "seed-0" / "01-label", labels)],
             )
         lines = (out / "seed-0" / "02-train" / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[0])
