@@ -1,7 +1,7 @@
 """Class lists, and the mapping of one to another by name."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -149,7 +149,7 @@ def map_classes(
         source: Classes of the teacher.
         target: Classes of the student.
         given: Teacher's class -> student's class, or `DROP`; goes before equal names. Several may
-            stand for one.
+            stand for one. The student's may differ in case, spaces and punctuation.
         unknown: Student's classes that the teacher is known not to have.
         elsewhere: Student's classes that another teacher has, so that this one may lack them.
 
@@ -158,7 +158,7 @@ def map_classes(
             `elsewhere`, the teacher has none of them, or a given name does not exist; all faults
             are listed, with the nearest names.
     """
-    given = given or {}
+    given = _as_spelled(given or {}, target)
     faults = _given_faults(source, target, given, unknown)
     mapping = map_names(source, target, given)
     for label, (name, is_known) in enumerate(zip(target, mapping.known, strict=True)):
@@ -207,7 +207,7 @@ def map_names(
         target: For example the classes of the labeled images.
         given: Name of the source -> name of the target, or any other word for none.
     """
-    given = given or {}
+    given = _as_spelled(given or {}, target)
     undecided = [name for name in source if name not in given]
     by_spelling = _shared(source, target, _bare)
     by_alias = _shared(undecided, target, _meaning, taken=given.values())
@@ -233,7 +233,7 @@ def join_classes(lists: Sequence[tuple[ClassList, Mapping[str, str]]]) -> ClassL
     for classes, given in lists:
         before = map_labels(classes, ClassList(tuple(joined)), given) if joined else ()
         for place, name in enumerate(classes):
-            wanted = given.get(name, name)
+            wanted = _as_spelled(given, joined).get(name, name)
             is_new = wanted != DROP and wanted not in joined
             if is_new and (name in given or not before or before[place] is None):
                 joined.append(wanted)
@@ -251,6 +251,18 @@ def map_labels(
         given: Name of the source -> name of the target; goes before equal names.
     """
     return map_names(source, target, given).labels
+
+
+def _as_spelled(given: Mapping[str, str], target: Iterable[str]) -> Mapping[str, str]:
+    """Return what is given with the names as the target spells them, where one alone is meant."""
+    by_bare: dict[str, list[str]] = {}
+    for name in target:
+        by_bare.setdefault(_bare(name), []).append(name)
+    meant = {bare: names[0] for bare, names in by_bare.items() if len(names) == 1}
+    return {
+        name: wanted if wanted == DROP else meant.get(_bare(wanted), wanted)
+        for name, wanted in given.items()
+    }
 
 
 def _given_faults(

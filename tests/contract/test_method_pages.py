@@ -27,6 +27,8 @@ def test_the_recipe_of_several_teachers_is_complete(recipe_of):
 
     assert [teacher.trust for teacher in recipe.teachers] == [1, 2]
     assert [stage.by for stage in recipe.stages[::2]] == ["teachers", "all"]
+    # What the page says of labels that are made once holds for it.
+    assert [stage.images for stage in recipe.stages[::2]] == ["all", "all"]
 
 
 def test_the_recipe_of_a_new_domain_is_complete_and_has_a_baseline(recipe_of):

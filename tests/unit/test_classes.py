@@ -171,9 +171,27 @@ def test_a_teacher_of_other_classes_altogether_is_refused():
         ([(("car",), {}), (("auto", "dog"), {"auto": "car"})], ("car", "dog")),
         ([(("car",), {}), (("auto", "dog"), {"dog": DROP})], ("car", "auto")),
         ([(("auto",), {"auto": "car"}), (("bus",), {})], ("car", "bus")),
+        # As the first spells it, whoever of them says so in class_map.
+        ([(("Person",), {}), (("walker",), {"walker": "person"})], ("Person",)),
+        ([(("walker",), {"walker": "person"}), (("Person",), {})], ("person",)),
+        # A spelling that is that of two is neither.
+        ([(("No", "no"), {}), (("x",), {"x": "NO"})], ("No", "no", "NO")),
+        ([(("Drop",), {}), (("x", "y"), {"x": DROP})], ("Drop", "y")),
     ],
 )
 def test_the_classes_of_several_teachers_are_joined_by_name(lists, joined):
     classes = join_classes([(ClassList(names), given) for names, given in lists])
 
     assert classes.names == joined
+
+
+def test_class_map_may_spell_a_class_of_the_student_otherwise():
+    mapping = map_classes(
+        ClassList(("walker", "x")),
+        ClassList(("Person", "drop-off", "Drop")),
+        given={"walker": "person", "x": DROP},
+        elsewhere={"drop-off", "Drop"},
+    )
+
+    assert mapping.labels == (0, None)
+    assert mapping.matched_by == ("class_map", None)

@@ -1,6 +1,6 @@
 """What the scores of a teacher are worth: curves that make scores of several comparable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -137,25 +137,37 @@ def fit_calibration(
 
 
 def rank_calibrations(
-    stored: Sequence[Mapping[str, StoredLabels]], known: Tensor
+    shards: Iterable[Sequence[Mapping[str, StoredLabels]]], known: Tensor
 ) -> tuple[Calibration, ...]:
     """Bring the scores of several teachers to one scale by their ranks, without human labels.
 
     In each class the best detection of each teacher over all images gets the mean score of these
     detections, the second best that of the second best, and so on; only teachers that know the
-    class take part, one that has found fewer boxes with scores of 0. All have seen the same
-    images, so that equal ranks mean equally good boxes where teachers are equally good. The scale
-    stays that of scores: thresholds keep their meaning, which ranks themselves would take away.
+    class take part, one that has found fewer boxes with scores of 0. Only images that all could
+    label count, so that equal ranks mean equally good boxes where teachers are equally good. The
+    scale stays that of scores: thresholds keep their meaning, which ranks themselves would take
+    away.
 
     Args:
-        stored: Labels of the same images, by sample id, one mapping a teacher.
+        shards: For each part of the images their labels by sample id, one mapping a teacher. Parts
+            are taken one after the other, and only scores are kept.
         known: [t k] bool, classes that each teacher knows.
 
     Returns:
         One for each teacher; equal scores stay equal.
     """
-    num_classes = known.shape[1]
-    by_class = [_scores_by_label(labels, num_classes) for labels in stored]
+    num_teachers, num_classes = known.shape
+    parts: list[list[list[Numbers]]] = [
+        [[np.zeros(0)] for _ in range(num_classes)] for _ in range(num_teachers)
+    ]
+    for stored in shards:
+        shared = set(stored[0]).intersection(*stored[1:])
+        for own, labels in zip(parts, stored, strict=True):
+            for kept, scores in zip(
+                own, _scores_by_label(labels, shared, num_classes), strict=True
+            ):
+                kept.append(scores)
+    by_class = [[-np.sort(-np.concatenate(kept)) for kept in own] for own in parts]
     means = [
         _mean_by_rank([by_class[t][label] for t in known[:, label].nonzero().flatten().tolist()])
         for label in range(num_classes)
@@ -169,12 +181,14 @@ def rank_calibrations(
     )
 
 
-def _scores_by_label(stored: Mapping[str, StoredLabels], num_classes: int) -> list[Numbers]:
-    """Return for each label all scores, largest first."""
-    found = [entry.detections for entry in stored.values()]
+def _scores_by_label(
+    stored: Mapping[str, StoredLabels], shared: Collection[str], num_classes: int
+) -> list[Numbers]:
+    """Return for each label all scores in some of the images."""
+    found = [entry.detections for name, entry in stored.items() if name in shared]
     scores = torch.cat([torch.zeros(0), *(one.scores for one in found)]).double().numpy()
     labels = torch.cat([torch.zeros(0, dtype=torch.int64), *(one.labels for one in found)]).numpy()
-    return [-np.sort(-scores[labels == label]) for label in range(num_classes)]
+    return [scores[labels == label] for label in range(num_classes)]
 
 
 def _mean_by_rank(scores: Sequence[Numbers]) -> Numbers:

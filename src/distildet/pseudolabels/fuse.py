@@ -19,6 +19,7 @@ from distildet.ops.box_fusion import (
 from distildet.ops.processes import num_processes
 from distildet.ops.shared_work import on_first, share_out
 from distildet.pseudolabels.calibrate import Calibration
+from distildet.pseudolabels.manifest import OF_SEVERAL
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.structures import Detections
 
@@ -80,7 +81,7 @@ def fused_settings(sources: Sequence[Source], fusion: Fusion, classes: ClassList
         classes: Of the labels.
     """
     return {
-        "fusion": vars(fusion),
+        OF_SEVERAL: vars(fusion),
         "teachers": [source.settings(classes) for source in sources],
     }
 

@@ -13,6 +13,19 @@ from distildet.errors import StoreError
 
 STORE_FORMAT = 1
 MANIFEST = "manifest.json"
+OF_SEVERAL = "fusion"
+"""The setting that only fused labels have: those of several teachers, or calibrated ones."""
+
+_SHOWN = 200
+"""Characters of a value that messages have at most."""
+_SEVERAL = (
+    "holds what several teachers have said together, but now one labels alone. Name the others "
+    "again (with --with, or in the recipe), choose another folder, or delete this one."
+)
+_ALONE = (
+    "holds what one teacher has said alone, but now several label together, or scores are "
+    "calibrated. Name that teacher alone, choose another folder, or delete this one."
+)
 
 _AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -117,11 +130,15 @@ def refuse_other_work(
         what: It holds, for the message.
 
     Raises:
-        StoreError: They differ; the message has the old and the new value of each difference.
+        StoreError: They differ; the message has the old and the new value of each difference, of
+            long lists the first place where they differ, or that only one of them is of several
+            teachers.
     """
     old, new = _facts(before), _facts(now)
+    if (OF_SEVERAL in before.settings) != (OF_SEVERAL in now.settings):
+        raise StoreError(f"{folder}: {_SEVERAL if OF_SEVERAL in before.settings else _ALONE}")
     differences = [
-        f"{name} was {old.get(name)!r:.200} and is {new.get(name)!r:.200}"
+        _difference(name, old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
@@ -131,6 +148,17 @@ def refuse_other_work(
             f"{'; '.join(differences)}. {what.capitalize()} of two works are never mixed: choose "
             "another folder, or delete this one."
         )
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    longest = max(len(repr(old)), len(repr(new)))
+    if not isinstance(old, list | tuple) or not isinstance(new, list | tuple) or longest <= _SHOWN:
+        return f"{name} was {old!r:.{_SHOWN}} and is {new!r:.{_SHOWN}}"
+    both = min(len(old), len(new))
+    place = next((i for i in range(both) if old[i] != new[i]), both)
+    if place == both:
+        return f"{name} had {len(old)} entries and has {len(new)}"
+    return _difference(f"{name}[{place}]", old[place], new[place])
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -87,9 +87,21 @@ class Quarantine:
             file=sample_id, stage=stage, error=error, bytes=num_bytes, sha256=sha256
         )
 
-    def take_over(self, other: "Quarantine") -> None:
-        """Set aside what another list of the same images has; `write` makes it last."""
-        self._bad_by_id = {**other._bad_by_id, **self._bad_by_id}
+    def take_over(self, other: "Quarantine", name: str) -> None:
+        """Set aside what another list of the same images has; `write` makes it last.
+
+        Args:
+            other: The list of a teacher.
+            name: Of that teacher, which stands before what it alone has to do with. An image that
+                is listed already keeps its reasons before those of the other list.
+        """
+        for sample_id, bad in other._bad_by_id.items():
+            reason = bad.error if bad.stage == "decode" else f"{name}: {bad.error}"
+            before = self._bad_by_id.get(sample_id)
+            if before is None:
+                self._bad_by_id[sample_id] = replace(bad, error=reason)
+            elif reason != before.error:
+                self._bad_by_id[sample_id] = replace(before, error=f"{before.error} {reason}")
 
     def forget(self, sample_ids: Iterable[str]) -> None:
         """Take images that are looked at again off the list."""

@@ -242,6 +242,11 @@ def _target_faults(
             )
 
 
+_FIRST_IS_COPIED = (
+    " In a stage without losses the first of `teachers` is copied: put the one that you mean there."
+)
+
+
 def _init_faults(sections: Sections, index: int) -> Iterator[str]:
     stages = sections.stages or ()
     stage = stages[index]
@@ -258,9 +263,12 @@ def _init_faults(sections: Sections, index: int) -> Iterator[str]:
     if stage.init == "teacher" and sections.teachers == ():
         yield f"stages[{index}].init: found 'teacher', but there are no teachers."
     if stage.init == "teacher" and _is_black_box(sections, stage.teacher):
+        others = range(len(sections.teachers or ()))
+        has_other = not stage.distill and not all(_is_black_box(sections, i) for i in others)
         yield (
             f"stages[{index}].init: found 'teacher', but of the teacher nothing is known but its "
             "boxes: it has no weights to start from. Accepted: pretrained, previous, or a path."
+            + (_FIRST_IS_COPIED if has_other else "")
         )
 
 

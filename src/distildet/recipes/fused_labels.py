@@ -23,7 +23,7 @@ from distildet.pseudolabels.calibrate import (
     rank_calibrations,
 )
 from distildet.pseudolabels.fuse import Fusion, Source, fuse_stores, fused_settings
-from distildet.pseudolabels.manifest import MANIFEST, read_manifest
+from distildet.pseudolabels.manifest import MANIFEST, OF_SEVERAL, read_manifest
 from distildet.pseudolabels.quarantine import QUARANTINE, Quarantine
 from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.recipes.labelers import Labeler
@@ -146,7 +146,10 @@ def _calibrated(
     told: list[dict[str, Any]] = [{} for _ in stores]
     if method == "rank":
         known = torch.stack([one.known(classes) for one in together.labelers])
-        fitted = list(rank_calibrations([store.read() for store in stores], known))
+        shards = (
+            [store.read_shard(index) for store in stores] for index in range(stores[0].num_shards)
+        )
+        fitted = list(rank_calibrations(shards, known))
     else:
         fitted = []
         for place, (one, store) in enumerate(zip(together.labelers, judged_on, strict=True)):
@@ -232,13 +235,13 @@ def _line(one: Labeler, method: str, facts: Mapping[str, Any]) -> str:
 
 
 def _set_aside(together: Together, samples: Sequence[Sample], folder: Path) -> None:
-    """List what any of them could not label."""
+    """List what any of them could not label, and which of them that was."""
     artefacts.remove_partial(folder)
     bad = Quarantine(folder / QUARANTINE, samples, max_bad_fraction=together.max_bad_fraction)
     bad.forget([sample.id for sample in samples])
     for one in together.labelers:
         path = folder / TEACHERS / one.key / QUARANTINE
-        bad.take_over(Quarantine(path, samples, max_bad_fraction=1.0))
+        bad.take_over(Quarantine(path, samples, max_bad_fraction=1.0), one.name)
     bad.write()
     bad.raise_if_too_many()
 
@@ -250,7 +253,7 @@ def _opened(
     settings = fused_settings(sources, together.fusion, together.classes)
     if (folder / MANIFEST).exists():
         before = read_manifest(folder).settings
-        if "fusion" in before and before != settings:
+        if OF_SEVERAL in before and before != settings:
             artefacts.remove_folder(folder)
     return PseudoLabelStore.create_or_resume(
         folder,

@@ -57,7 +57,7 @@ def quality_of(
     stored: Mapping[str, StoredLabels],
     thresholds: Mapping[str, float],
     classes: ClassList,
-    known: Tensor | None = None,
+    known: Tensor,
 ) -> dict[str, Any] | None:
     """Compare labels with hidden human ones.
 
@@ -66,7 +66,7 @@ def quality_of(
         stored: All labels.
         thresholds: Class name -> score from which a detection counts.
         classes: Of the labels.
-        known: [k] bool, classes on which is compared; None for all.
+        known: [k] bool, classes on which is compared.
 
     Returns:
         As `label_quality`, or None where no image has both.
@@ -84,9 +84,9 @@ def quality_of(
     return label_quality(replace(hidden, samples=tuple(both)), kept)
 
 
-def _of_classes(sample: Sample, known: Tensor | None) -> Sample:
+def _of_classes(sample: Sample, known: Tensor) -> Sample:
     drawn = sample.annotations
-    if known is None or drawn is None:
+    if drawn is None:
         return sample
     kept = known.numpy()[drawn.labels].astype(np.bool_)
     return replace(

@@ -27,7 +27,7 @@ from distildet.pseudolabels.store import PseudoLabelStore, StoredLabels
 from distildet.recipes.calibration_choice import chosen_calibration
 from distildet.recipes.fused_labels import Together, label_together
 from distildet.recipes.label_report import kept_line, quality_lines, quality_of
-from distildet.recipes.labelers import stage_labelers
+from distildet.recipes.labelers import known_classes, stage_labelers
 from distildet.recipes.progress import Progress
 from distildet.recipes.reused_labels import reuse_labels
 from distildet.recipes.run_context import RunContext, Teacher
@@ -298,7 +298,8 @@ def _finish(
     thresholds = _thresholds(context, stage, stored)
     artefacts.write_json(folder / THRESHOLDS, thresholds)
     context.progress.message(kept_line(folder, stored, thresholds, context.classes))
-    quality = quality_of(context.data.hidden, stored, thresholds, context.classes)
+    known = known_classes(context, stage)
+    quality = quality_of(context.data.hidden, stored, thresholds, context.classes, known)
     if quality is not None:
         if len(sources) > 1:
             quality["teachers"] = [

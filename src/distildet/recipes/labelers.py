@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from distildet.classes import DROP, ClassList
 from distildet.recipes.run_context import RunContext, Teacher
 from distildet.recipes.run_folder import STUDENT
 from distildet.recipes.schema import LabelStage
+from distildet.recipes.streams import LABELED_BY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def stage_labelers(
     trusts = [config.trust for config in context.recipe.teachers]
     who = labelers_of(context.teachers, trusts) if stage.by != "student" else []
     if stage.by != "teachers" and previous is not None:
-        known = known_classes(context, stage).tolist()
+        known = taught_classes(context, stage).tolist()
         unknown = [
             name for name, is_known in zip(context.classes, known, strict=True) if not is_known
         ]
@@ -71,11 +73,39 @@ def stage_labelers(
 def known_classes(context: RunContext, stage: LabelStage) -> Tensor:
     """Return which of the student's classes somebody looked for in a stage, [k] bool.
 
-    A student knows what some teacher or, where there are human labels, a human has taught it.
+    Teachers look for what they know, the student for what `taught_classes` says.
     """
     known = torch.zeros(len(context.classes), dtype=torch.bool)
-    for teacher in context.teachers:
-        known |= torch.tensor(teacher.map_to(context.classes).known)
-    if stage.by != "teachers" and context.data.labeled is not None:
-        known[:] = True
+    if stage.by != "student":
+        for teacher in context.teachers:
+            known |= torch.tensor(teacher.map_to(context.classes).known)
+    if stage.by != "teachers":
+        known |= taught_classes(context, stage)
     return known
+
+
+def taught_classes(context: RunContext, stage: LabelStage) -> Tensor:
+    """Return which classes the student has learned when it comes to a label stage, [k] bool.
+
+    Human labels teach all classes, pseudo-labels those that somebody looked for. New weights have
+    learned nothing, or all where they are given by a path.
+
+    Args:
+        context: Of the run.
+        stage: Of the recipe itself, no copy.
+    """
+    taught = torch.zeros(len(context.classes), dtype=torch.bool)
+    labels: list[LabelStage] = []
+    for before in takewhile(lambda other: other is not stage, context.recipe.stages):
+        if isinstance(before, LabelStage):
+            labels.append(before)
+            continue
+        if before.init != "previous":
+            taught = torch.full_like(taught, isinstance(before.init, Path))
+        for stream, kind in before.targets.items():
+            if kind == "human":
+                taught = torch.ones_like(taught)
+            else:
+                last = [one for one in labels if one.images in LABELED_BY[stream]][-1]
+                taught = taught | known_classes(context, last)
+    return taught

@@ -337,7 +337,17 @@ def test_a_store_of_one_teacher_is_not_taken_for_that_of_two(label, other_teache
     refused = label("--with", other_teacher)
 
     assert isinstance(refused.exception, StoreError)
-    assert "settings.fusion was None" in str(refused.exception)
+    assert "holds what one teacher has said alone, but now several" in str(refused.exception)
+
+
+def test_a_store_of_two_teachers_is_not_taken_for_that_of_one(label, other_teacher):
+    label("--with", other_teacher)
+
+    refused = label()
+
+    assert isinstance(refused.exception, StoreError)
+    assert "holds what several teachers have said together" in str(refused.exception)
+    assert "Name the others again (with --with, or in the recipe)" in str(refused.exception)
 
 
 def test_a_folder_of_the_user_that_is_called_like_ours_is_refused(label, other_teacher, tmp_path):

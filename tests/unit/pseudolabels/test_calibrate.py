@@ -79,7 +79,7 @@ def by_rank(labels_of):
 def test_equal_ranks_get_the_mean_score(by_rank):
     known = torch.tensor([[True, True], [True, False]])
 
-    first, second = rank_calibrations(by_rank, known)
+    first, second = rank_calibrations([by_rank], known)
 
     # Cats: (0.9 + 0.3) / 2, (0.7 + 0.3) / 2, (0 + 0.1) / 2. Dogs have the first teacher alone.
     cats = torch.tensor([0, 0])
@@ -88,8 +88,31 @@ def test_equal_ranks_get_the_mean_score(by_rank):
     assert first(torch.tensor([0.5]), torch.tensor([1])).tolist() == [0.5]
 
 
+def test_ranks_are_those_of_all_parts_of_the_images_together(by_rank):
+    known = torch.tensor([[True, True], [True, False]])
+    parts = [[{name: one[name]} for one in by_rank] for name in "ba"]
+
+    calibrations = zip(
+        rank_calibrations([by_rank], known), rank_calibrations(iter(parts), known), strict=True
+    )
+
+    for whole, in_parts in calibrations:
+        np.testing.assert_equal(in_parts.knots, whole.knots)
+
+
+def test_images_that_another_teacher_could_not_label_have_no_ranks(by_rank):
+    known = torch.tensor([[True, True], [True, False]])
+    first, second = by_rank
+
+    _, calibrate = rank_calibrations([[{"a": first["a"]}, second]], known)
+
+    # Cats in a: 0.9 beside 0.3 twice. The 0.1 in b has no rank, and takes the nearest score's.
+    scores = calibrate(torch.tensor([0.3, 0.1]), torch.tensor([0, 0]))
+    assert scores.tolist() == pytest.approx([0.6, 0.6])
+
+
 def test_of_ranks_is_told_how_many_scores_there_were(by_rank):
-    _, second = rank_calibrations(by_rank, torch.tensor([[True, True], [True, False]]))
+    _, second = rank_calibrations([by_rank], torch.tensor([[True, True], [True, False]]))
 
     # Dogs of the second teacher: the diagonal, which is never used.
     assert second.as_json(CLASSES) == {"classes": {"cat": {"knots": 2}, "dog": {"knots": 2}}}

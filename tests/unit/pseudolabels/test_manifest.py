@@ -90,6 +90,36 @@ def test_other_work_is_refused_with_the_old_and_the_new_value(other, told, tmp_p
         refuse_other_work(tmp_path, work(), other)
 
 
+NAMES = tuple(f"class number {place}" for place in range(80))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("x", *NAMES[1:]), r"classes\[0\] was 'class number 0' and is 'x'"),
+        ((*NAMES[:-1], "x"), r"classes\[79\] was 'class number 79' and is 'x'"),
+        (NAMES[:-1], r"classes had 80 entries and has 79"),
+    ],
+)
+def test_of_long_lists_the_first_difference_is_told(other, told, tmp_path):
+    with pytest.raises(StoreError, match=rf"set of images: {told}\. Labels of two works"):
+        refuse_other_work(tmp_path, work(classes=ClassList(NAMES)), work(classes=ClassList(other)))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"fusion": {}}, {}, "holds what several teachers have said together.* Name the others"),
+        ({}, {"fusion": {}}, "holds what one teacher has said alone.* Name that teacher alone"),
+    ],
+)
+def test_labels_of_one_and_of_several_are_told_apart_without_hashes(before, now, told, tmp_path):
+    with pytest.raises(StoreError, match=told) as refused:
+        refuse_other_work(tmp_path, work(before), work({**now, "teacher": "xyz"}))
+
+    assert "xyz" not in str(refused.value)
+
+
 @pytest.mark.parametrize("place", ["", "missing", "file.txt"])
 def test_folder_without_manifest_is_no_store(place, tmp_path):
     (tmp_path / "file.txt").write_text("mine")

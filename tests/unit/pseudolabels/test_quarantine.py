@@ -25,20 +25,38 @@ def make(tmp_path):
     return make_quarantine
 
 
-def test_a_list_takes_over_what_another_has(make, tmp_path):
-    other = make()
-    other.add("b.jpg", "teacher", "b.jpg: not finite")
-    other.add("a.jpg", "decode", "a.jpg: damaged")
+def test_a_list_takes_over_what_others_have_and_says_whose_fault_it_is(make):
+    first, second = make(), make()
+    first.add("b.jpg", "teacher", "b.jpg: not finite.")
+    second.add("a.jpg", "decode", "a.jpg: damaged.")
+    second.add("b.jpg", "teacher", "b.jpg: not processed.")
     quarantine = make()
-    quarantine.add("b.jpg", "decode", "b.jpg: damaged")
 
-    quarantine.take_over(other)
+    quarantine.take_over(first, "teachers[0]")
+    quarantine.take_over(second, "teachers[1]")
     quarantine.write()
 
     lines = [json.loads(line) for line in quarantine.path.read_text().splitlines()]
-    assert [(line["file"], line["stage"]) for line in lines] == [
-        ("a.jpg", "decode"), ("b.jpg", "decode")
-    ]  # fmt: skip
+    assert [(line["file"], line["stage"], line["error"]) for line in lines] == [
+        ("a.jpg", "decode", "a.jpg: damaged."),
+        (
+            "b.jpg",
+            "teacher",
+            "teachers[0]: b.jpg: not finite. teachers[1]: b.jpg: not processed.",
+        ),
+    ]
+
+
+def test_an_image_that_nobody_can_decode_has_one_reason(make):
+    other = make()
+    other.add("b.jpg", "decode", "b.jpg: damaged.")
+    quarantine = make()
+
+    quarantine.take_over(other, "teachers[0]")
+    quarantine.take_over(other, "teachers[1]")
+    quarantine.write()
+
+    assert json.loads(quarantine.path.read_text())["error"] == "b.jpg: damaged."
 
 
 def test_a_line_has_file_stage_error_size_and_hash(make):

@@ -13,6 +13,7 @@ from distildet.detectors.bundle import save_detector
 from distildet.detectors.retinanet import RetinaNet
 from distildet.errors import GateError, StoreError
 from distildet.pseudolabels.store import PseudoLabelStore
+from distildet.recipes.declared import teacher_of
 from distildet.recipes.label_stage import run_label_stage
 from distildet.recipes.labelers import known_classes, stage_labelers
 from distildet.recipes.load import load_recipe
@@ -117,7 +118,7 @@ def stage(bundles, images, tmp_path):
     def run(*overrides, index=0, seed=0):
         recipe = load_recipe(tmp_path / "recipe.yaml", overrides)
         progress = Listener()
-        teachers = tuple(Teacher(config.detector) for config in recipe.teachers)
+        teachers = tuple(map(teacher_of, recipe.teachers))
         share_classes(teachers, CLASSES)
         with interruptible() as interruption:
             context = RunContext(
@@ -192,6 +193,22 @@ def test_the_quality_of_each_teacher_is_measured_beside_that_of_all(stage):
     lines = [line for line in progress.messages if "recall" in line]
     assert len(lines) == 3
     assert lines[2].startswith("  teachers[1] alone, on its 1 classes: precision ")
+
+
+@pytest.mark.parametrize("with_another", [False, True])
+def test_objects_of_classes_that_nobody_looked_for_do_not_count(
+    stage, bundles, tmp_path, with_another
+):
+    other = save_tiny(tmp_path / "other", ("dog",), 3)
+    entries = [f"{{detector: {path}, unknown_classes: [car]}}" for path in (bundles[1], other)]
+
+    folder, _ = stage(f"teachers=[{', '.join(entries[: 1 + with_another])}]")
+
+    quality = json.loads((folder / "quality.json").read_text())
+    # Of four hidden objects two are dogs: the denominator of all is that of each.
+    counts = [one["num_objects"] for one in (quality, *quality.get("teachers", ()))]
+    assert counts == [2] * (1 + 2 * with_another)
+    assert quality["per_class"]["car"]["num_objects"] == 0
 
 
 def test_labeled_images_outside_of_the_stage_are_labeled_for_the_calibration(stage):
@@ -270,7 +287,7 @@ def test_a_store_that_is_not_fused_is_never_replaced(stage):
     shutil.rmtree(folder / "store")
     shutil.copytree(folder / "teachers" / "0" / "store", folder / "store")
 
-    with pytest.raises(StoreError, match=r"settings\.fusion was None"):
+    with pytest.raises(StoreError, match=r"store: holds what one teacher has said alone"):
         stage()
 
 
@@ -278,7 +295,26 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:300])
 
 
-def test_an_image_that_is_bad_for_one_is_set_aside(stage, images):
+def test_an_image_that_is_bad_for_one_teacher_is_set_aside_with_its_name(stage, images, tmp_path):
+    document = json.loads((tmp_path / "labels.json").read_text())
+    document["images"] = [one for one in document["images"] if one["file_name"] != "b.png"]
+    document["annotations"] = [
+        {**one, "score": 0.9} for one in document["annotations"] if one["image_id"] != 1
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+
+    folder, _ = stage(f"teachers[1]={{detector: results, file: {tmp_path / 'boxes.json'}}}")
+
+    assert sorted(stored(folder / "teachers" / "0" / "store")) == [f"{name}.png" for name in "abcd"]
+    assert not (folder / "teachers" / "0" / "quarantine.jsonl").exists()
+    listed = json.loads((folder / "quarantine.jsonl").read_text())
+    alone = json.loads((folder / "teachers" / "1" / "quarantine.jsonl").read_text())
+    assert listed == {**alone, "error": f"teachers[1]: {alone['error']}"}
+    assert (listed["file"], listed["stage"]) == ("b.png", "teacher")
+    assert sorted(stored(folder / "store")) == ["a.png", "c.png", "d.png"]
+
+
+def test_an_image_that_cannot_be_decoded_is_set_aside(stage, images):
     cut_short(images / "b.png")
 
     folder, _ = stage()
@@ -303,6 +339,16 @@ def test_another_seed_takes_what_the_teachers_said(stage):
 
     assert content_of(second) == content_of(first)
     assert [work for work in progress.works if "teachers" in work] == []
+
+
+def test_a_round_on_the_same_images_takes_what_the_teachers_said(stage):
+    first, _ = stage()
+
+    second, progress = stage("stages[2].images=all", index=2)
+
+    for key in "01":
+        assert content_of(second / "teachers" / key) == content_of(first / "teachers" / key)
+    assert {work.split("/")[-1] for work in progress.works if "teachers" in work} == {"student"}
 
 
 def test_two_processes_run_a_stage_to_the_bytes_of_one(stage, in_processes):
@@ -351,27 +397,67 @@ def test_another_student_does_not_take_labels_of_the_first(stage, bundles, tmp_p
     assert content_of(second / "store") != content_of(first / "store")
 
 
-def test_a_student_does_not_label_classes_that_nobody_taught(bundles, images, tmp_path):
-    text = RECIPE.format(*bundles).replace("labeled: {", "validation: {", 1)
-    text = text.replace(", fraction: 0.5", "").replace(
-        "[labeled-rest]", "[{format: folder, images: images}]"
-    )
-    (tmp_path / "recipe.yaml").write_text(text)
-    recipe = load_recipe(tmp_path / "recipe.yaml", ["teachers[0]={detector: x}"], check_named=False)
-    teachers = (Teacher(bundles[1], unknown_classes=["car"]),)
-    context = RunContext(
-        recipe=recipe,
-        data=load_run_data(recipe.data),
-        classes=CLASSES,
-        out=tmp_path / "run",
-        device=torch.device("cpu"),
-        interruption=None,
-        progress=Listener(),
-        teachers=teachers,
-    )
-    stage = recipe.stages[2].model_copy(update={"by": "student"})
+@pytest.fixture
+def rounds(bundles, images, tmp_path):
+    """Return a run of a recipe whose only teacher knows dogs alone."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(*bundles))
 
-    (student,) = stage_labelers(context, stage, bundles[2].parent)
+    def make(*overrides):
+        only = f"teachers=[{{detector: {bundles[1]}, unknown_classes: [car]}}]"
+        recipe = load_recipe(tmp_path / "recipe.yaml", [only, *overrides])
+        return RunContext(
+            recipe=recipe,
+            data=load_run_data(recipe.data),
+            classes=CLASSES,
+            out=tmp_path / "run",
+            device=torch.device("cpu"),
+            interruption=None,
+            progress=Listener(),
+            teachers=(Teacher(bundles[1], unknown_classes=["car"]),),
+        )
 
-    assert known_classes(context, stage).tolist() == [False, True]
-    assert student.known(CLASSES).tolist() == [False, True]
+    return make
+
+
+HUMAN = "{stage: train, images: {labeled: 1}, steps: 1, batch_size: 1, optimizer: {lr: 1e-3}"
+PSEUDO = "{stage: train, images: {all: 1}, steps: 1, batch_size: 1, optimizer: {lr: 1e-3}"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taught"),
+    [
+        # Pseudo-labels teach what the teacher knows, whatever human labels there are.
+        ("{stage: label}", f"{PSEUDO}}}", [False, True]),
+        # Human labels teach every class, and later stages take none of them away,
+        ("{stage: label}", f"{HUMAN}}}", [True, True]),
+        (f"{HUMAN}}}, {{stage: label}}", f"{PSEUDO}}}", [True, True]),
+        # but a student that begins anew has not learned from them.
+        (f"{HUMAN}}}, {{stage: label}}", f"{PSEUDO}, init: pretrained}}", [False, True]),
+        # Labels of a student have the classes that it was taught.
+        (f"{HUMAN}}}, {{stage: label, by: all}}", f"{PSEUDO}, init: pretrained}}", [True, True]),
+        (
+            f"{{stage: label}}, {PSEUDO}}}, {{stage: label, by: student}}",
+            f"{PSEUDO}, init: pretrained}}",
+            [False, True],
+        ),
+    ],
+)
+@pytest.mark.parametrize("by", ["student", "all"])
+def test_a_student_labels_the_classes_that_it_was_taught(
+    rounds, bundles, by, first, second, taught
+):
+    last = f"{{stage: label, by: {by}}}"
+    context = rounds(f"stages=[{first}, {second}, {last}, {PSEUDO}}}]")
+    stage = context.recipe.stages[-2]
+
+    student = stage_labelers(context, stage, bundles[2].parent)[-1]
+
+    assert student.known(CLASSES).tolist() == taught
+    assert known_classes(context, stage).tolist() == taught
+
+
+def test_a_student_that_begins_with_given_weights_labels_all_classes(rounds, bundles):
+    given = f"{PSEUDO}, init: {bundles[2]}}}"
+    context = rounds(f"stages=[{{stage: label}}, {given}, {{stage: label, by: all}}, {PSEUDO}}}]")
+
+    assert known_classes(context, context.recipe.stages[2]).tolist() == [True, True]

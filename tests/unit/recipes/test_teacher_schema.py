@@ -192,3 +192,17 @@ def test_a_model_file_in_the_place_of_a_bundle_is_told_how_to_declare_it(load):
 def test_what_needs_more_than_boxes_is_refused_before_anything_is_loaded(load, change, says):
     with pytest.raises(ConfigError, match=says):
         load(change)
+
+
+def test_a_stage_that_copies_the_first_of_several_teachers_is_told_to_change_their_order(
+    load, project
+):
+    own = "teachers=[{detector: results, file: labels.json}, {detector: bundle}]"
+
+    with pytest.raises(
+        ConfigError, match=r"has no weights.*the first of `teachers` is copied: put"
+    ):
+        load(own, "stages[1].init=teacher")
+    # Of one alone there is no order.
+    with pytest.raises(ConfigError, match=r"Accepted: pretrained, previous, or a path\.(?! In)"):
+        load("stages[1].init=teacher")
