@@ -88,7 +88,7 @@ def bounded_weights(lag: Tensor, counts: Tensor) -> Tensor:
         tensor([0.2000, 1.8000, 1.0000])
     """
     # In Python's numbers, which are double: where one lags far behind, c is so large that float32
-    # would not meet the sum; and for so few values they are ten times as fast as tensors.
+    # would not meet the sum; and for so few values they take less time than tensors.
     counted = [one for one, does in zip(lag.tolist(), counts.tolist(), strict=True) if does]
     largest = max(counted, default=0.0)
     shifted = [one - largest for one in counted]  # <= 0
